@@ -1,0 +1,1 @@
+"""Experiments as ml_collections configs: each file holds what differs from ``defaults.py``."""

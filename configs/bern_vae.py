@@ -1,0 +1,13 @@
+"""Bernoulli VAE, 784-200-784, linear, learned prior (Jang et al. 2017, section 4.2).
+
+    python -m experiments.train --config=configs/bern_vae.py:binarized_mnist
+"""
+
+from configs import defaults
+
+
+def get_config(dataset: str = "mnist"):
+    config = defaults.vae(dataset)
+    config.model.num_latents = 200
+    config.model.num_classes = 2
+    return config

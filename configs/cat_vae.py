@@ -1,0 +1,12 @@
+"""Categorical VAE, 784-(20x10)-784, linear, learned prior: the paper's central experiment.
+
+    python -m experiments.train --config=configs/cat_vae.py:binarized_mnist
+
+The argument after the colon is the dataset (default mnist, binarised once).
+"""
+
+from configs import defaults
+
+
+def get_config(dataset: str = "mnist"):
+    return defaults.vae(dataset)

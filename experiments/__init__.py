@@ -1,0 +1,1 @@
+"""The commands. Run from the repository root: ``python -m experiments.train --config=...``."""

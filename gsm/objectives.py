@@ -1,0 +1,114 @@
+"""The tasks' objectives, each for one example: every stochastic node of the project is here.
+
+A task gives a training loss, ``loss(params, key, example, estimator, hyperparams)``, and a
+log-importance-weight for evaluation, ``log_weight(params, key, example)``, which draws hard samples
+and knows no estimator.
+"""
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Key
+
+from gsm import distributions
+from gsm.estimators import Estimator, Hyperparams
+from gsm.models import CategoricalVAE
+
+KL_FORMS = ("analytic", "relaxed_log_mass", "relaxed_density", "sampled")
+
+
+def vae_loss(
+    model: CategoricalVAE,
+    params,
+    key: Key[Array, ""],
+    x: Float[Array, " d"],
+    estimator: Estimator,
+    hyperparams: Hyperparams,
+    kl: str = "analytic",
+) -> Float[Array, ""]:
+    """Surrogate of the negative evidence lower bound of one image, in nats.
+
+    Args:
+      model: the networks.
+      params: their parameters.
+      key: random key.
+      x: binary image ``[d]``.
+      estimator: registry entry that carries the gradient through the latents.
+      hyperparams: the estimator's.
+      kl: form of the KL term. "analytic": ``KL[q || p]`` of the categoricals in closed form
+        (Maddison et al. 2017, equation 22; the author's notebooks). "sampled": ``log q(z) - log p(z)``
+        at the estimator's one-hot sample, inside f. "relaxed_log_mass": the same expression at a
+        relaxed sample (equation 21); not a bound. "relaxed_density": the densities of the relaxed
+        sample under both (equation 20); a bound of the relaxed model. Only Gumbel-Softmax has
+        relaxed samples.
+
+    Returns:
+      The loss; its gradient by ``params`` is the estimate.
+
+    NOTE(paper): section 4.2 leaves the form open; the analytic one is of lowest variance.
+    """
+    net = model.bind({"params": params})
+    logits, prior_logits = net.encode(x), net.prior_logits()
+
+    def distortion(z):
+        return -distributions.bernoulli_log_prob(x, net.decode(z))
+
+    def negative_elbo(z):
+        log_ratio = distributions.log_prob(z, logits) - distributions.log_prob(z, prior_logits)
+        return distortion(z) + log_ratio
+
+    if kl == "analytic":
+        rate = distributions.kl_divergence(logits, prior_logits)
+        return estimator(key, logits, distortion, hyperparams) + rate
+    if kl in ("sampled", "relaxed_log_mass"):
+        return estimator(key, logits, negative_elbo, hyperparams)
+    if kl == "relaxed_density":
+        # The density needs log z, which z has lost where it underflowed: so the operator of
+        # Gumbel-Softmax is written out here on the logarithm of the sample.
+        temperature = hyperparams.temperature
+        log_z = distributions.log_gumbel_softmax(key, logits, temperature)
+        log_q, log_p = (
+            distributions.log_gumbel_softmax_log_density(log_z, at, temperature)
+            for at in (logits, prior_logits)
+        )
+        return distortion(jnp.exp(log_z)) + log_q - log_p
+    raise ValueError(f"kl must be one of {', '.join(KL_FORMS)}; got {kl!r}")
+
+
+def vae_log_weight(
+    model: CategoricalVAE, params, key: Key[Array, ""], x: Float[Array, " d"]
+) -> Float[Array, ""]:
+    """``log p(x, z) - log q(z | x)`` in nats at one hard sample z of the posterior.
+
+    Under ``vmap`` over keys alone the encoder and the cumulative probabilities are computed once.
+    """
+    net = model.bind({"params": params})
+    logits = net.encode(x)
+    z = distributions.inverse_cdf(key, logits)
+    log_likelihood = distributions.bernoulli_log_prob(x, net.decode(z))
+    log_p = distributions.log_prob(z, net.prior_logits())
+    return log_likelihood + log_p - distributions.log_prob(z, logits)
+
+
+def vae_rate(model: CategoricalVAE, params, x: Float[Array, " d"]) -> Float[Array, ""]:
+    """``KL[q(z | x) || p(z)]`` of one image, in closed form, in nats."""
+    net = model.bind({"params": params})
+    return distributions.kl_divergence(net.encode(x), net.prior_logits())
+
+
+def vae_reconstruct(
+    model: CategoricalVAE, params, key: Key[Array, ""], x: Float[Array, " d"]
+) -> Float[Array, " d"]:
+    """Pixel probabilities of the decoder at one hard sample of the image's posterior."""
+    net = model.bind({"params": params})
+    return jax.nn.sigmoid(net.decode(distributions.inverse_cdf(key, net.encode(x))))
+
+
+def vae_generate(model: CategoricalVAE, params, key: Key[Array, ""]) -> Float[Array, " d"]:
+    """Pixel probabilities of the decoder at one sample of the prior."""
+    net = model.bind({"params": params})
+    return jax.nn.sigmoid(net.decode(distributions.inverse_cdf(key, net.prior_logits())))
+
+
+def vae_posterior(model: CategoricalVAE, params, x: Float[Array, " d"]) -> Float[Array, "n k"]:
+    """Posterior class probabilities of one image."""
+    return jax.nn.softmax(model.bind({"params": params}).encode(x), axis=-1)

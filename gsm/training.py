@@ -1,0 +1,100 @@
+"""Training as a pure function: one interval of steps is one ``lax.scan``, without any I/O.
+
+Everything comes in as functions and arrays, so one loop serves every task, and seeds and float
+settings are added by ``vmap``::
+
+    jax.vmap(functools.partial(run_interval, program, num_steps, data))(settings, states)
+"""
+
+import functools
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+from jax import random
+from jaxtyping import Array, Float, Int, Key
+
+Params = Any
+Example = Any
+Settings = Mapping[str, Float[Array, ""]]
+"""Scalars that a sweep may trace (learning rate, annealing rate, ...); structure is Python."""
+
+
+class Program(NamedTuple):
+    """What to train: functions and static sizes; hashable, so it may be a static argument."""
+
+    init: Callable[[Key[Array, ""]], Params]
+    """Parameters from a key."""
+    loss: Callable[[Params, Key[Array, ""], Example, Any], Float[Array, ""]]
+    """Surrogate of one example: ``loss(params, key, example, hyperparams)``."""
+    prepare: Callable[[Key[Array, ""], Example], Example]
+    """One stored example (uint8) to one for the loss; draws a dynamic binarisation."""
+    hyperparams: Callable[[Int[Array, ""], Settings], Any]
+    """The estimator's hyperparameters at a step."""
+    optimizer: optax.GradientTransformation
+    """Descent direction without the learning rate, which is ``settings["learning_rate"]``."""
+    batch_size: int
+
+
+class TrainState(NamedTuple):
+    """All that a run carries from step to step; with the data it determines the rest of the run."""
+
+    step: Int[Array, ""]
+    key: Key[Array, ""]
+    params: Params
+    opt_state: optax.OptState
+
+
+def init_state(program: Program, key: Key[Array, ""]) -> TrainState:
+    """State at step 0. The run's own key and the initial parameters come from ``key``."""
+    key_params, key_run = random.split(key)
+    params = program.init(key_params)
+    return TrainState(jnp.int32(0), key_run, params, program.optimizer.init(params))
+
+
+def train_step(
+    program: Program, data: Example, settings: Settings, state: TrainState
+) -> tuple[TrainState, Float[Array, ""]]:
+    """One update. Its randomness is ``fold_in(run key, step)``: a resumed run is the same run.
+
+    Args:
+      program: what to train.
+      data: stored examples, a pytree of arrays with leading axis N.
+      settings: traced scalars; "learning_rate" is read here.
+      state: state before the step.
+
+    Returns:
+      The state after it, and the mean loss of the batch, drawn with replacement.
+    """
+    key_batch, key_prepare, key_loss = random.split(random.fold_in(state.key, state.step), 3)
+    num_examples = jax.tree.leaves(data)[0].shape[0]
+    rows = random.randint(key_batch, (program.batch_size,), 0, num_examples)
+    stored = jax.tree.map(lambda x: x[rows], data)
+    batch = jax.vmap(program.prepare)(random.split(key_prepare, program.batch_size), stored)
+    hyperparams = program.hyperparams(state.step, settings)
+
+    def mean_loss(params):
+        keys = random.split(key_loss, program.batch_size)
+        losses = jax.vmap(program.loss, (None, 0, 0, None))(params, keys, batch, hyperparams)
+        return jnp.mean(losses)
+
+    loss, gradient = jax.value_and_grad(mean_loss)(state.params)
+    direction, opt_state = program.optimizer.update(gradient, state.opt_state, state.params)
+    params = jax.tree.map(
+        lambda p, d: p - settings["learning_rate"] * d, state.params, direction
+    )
+    return TrainState(state.step + 1, state.key, params, opt_state), loss
+
+
+@functools.partial(jax.jit, static_argnums=(0, 1))
+def run_interval(
+    program: Program, num_steps: int, data: Example, settings: Settings, state: TrainState
+) -> tuple[TrainState, Float[Array, " num_steps"]]:
+    """``num_steps`` updates in one scan; returns the state after them and each step's loss."""
+
+    def body(state, _):
+        return train_step(program, data, settings, state)
+
+    return jax.lax.scan(body, state, length=num_steps)
