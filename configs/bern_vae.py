@@ -1,6 +1,6 @@
 """Bernoulli VAE, 784-200-784, linear, learned prior (Jang et al. 2017, section 4.2).
 
-    python -m experiments.train --config=configs/bern_vae.py:binarized_mnist
+python -m experiments.train --config=configs/bern_vae.py:binarized_mnist
 """
 
 from configs import defaults

@@ -27,7 +27,7 @@ def vae(dataset: str) -> ConfigDict:
     config.model = model = ConfigDict()
     model.num_latents = 20
     model.num_classes = 10  # of each latent; 2 makes Bernoulli units with one logit
-    model.hidden_sizes = ()  # of the encoder, mirrored in the decoder; () is linear, as in the paper
+    model.hidden_sizes = ()  # of the encoder, mirrored in the decoder; () is linear
     model.prior = "learned"  # or "uniform"
     model.center_inputs = True  # subtract the mean training image before the encoder
     model.init_output_bias = True  # start the pixel logits at the mean training image

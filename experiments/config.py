@@ -7,7 +7,7 @@ import json
 import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from absl import flags
 from ml_collections import ConfigDict, config_flags
@@ -29,10 +29,18 @@ class ConfigError(ValueError):
 def define_flag() -> flags.FlagHolder:
     """Define ``--config``. Without a default: a default would parse sys.argv at import."""
     holder = config_flags.DEFINE_config_file(
-        "config", None, "Config file, with its argument: configs/cat_vae.py:digits", lock_config=True
+        "config",
+        None,
+        "Config file, with its argument: configs/cat_vae.py:digits",
+        lock_config=True,
     )
     flags.mark_flag_as_required("config")
     return holder
+
+
+def config_file() -> str:
+    """The path given to ``--config``, without the argument after the colon."""
+    return cast(Any, flags.FLAGS["config"]).config_filename
 
 
 def parse_flags(argv: Sequence[str]) -> list[str]:
@@ -97,11 +105,13 @@ def load(named: str) -> ConfigDict:
     """Call ``get_config`` of ``FILE`` or ``FILE:ARGUMENT``; raises ConfigError."""
     path, _, argument = named.partition(":")
     if not Path(path).is_file():
-        found = sorted(str(p) for p in Path("configs").glob("*.py") if "get_config" in p.read_text())
+        files = sorted(Path("configs").glob("*.py"))
+        found = [str(file) for file in files if "get_config" in file.read_text()]
         hint = f"configs here: {', '.join(found)}" if found else "run from the repository's root"
         raise ConfigError(f"no config file {path!r}; {hint}")
     spec = importlib.util.spec_from_file_location("_config", path)
-    assert spec and spec.loader
+    assert spec is not None
+    assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     if not hasattr(module, "get_config"):

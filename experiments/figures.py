@@ -49,7 +49,9 @@ def _show_tiles(sheet: np.ndarray, title: str, row_labels: Sequence[str] = ()) -
     return figure
 
 
-def learning_curve(rows: Sequence[Mapping[str, Any]], result: Mapping[str, Any], path: Path) -> Path:
+def learning_curve(
+    rows: Sequence[Mapping[str, Any]], result: Mapping[str, Any], path: Path
+) -> Path:
     """Training loss and validation bound against the step, the test bound as a point."""
     figure, axes = _axes(6.5, 4)
     axes.plot(
@@ -112,7 +114,9 @@ def class_use(probabilities: np.ndarray, path: Path) -> Path:
     figure, (left, right) = plt.subplots(
         1, 2, figsize=(6.5, 4.5), width_ratios=(2, 1), sharey=True, layout="constrained"
     )
-    shown = left.imshow(probabilities, cmap="viridis", vmin=0, aspect="auto", interpolation="nearest")
+    shown = left.imshow(
+        probabilities, cmap="viridis", vmin=0, aspect="auto", interpolation="nearest"
+    )
     left.set_xticks(range(k) if k <= 20 else [0, k - 1])
     left.set_xlabel("class")
     left.set_ylabel("latent")
@@ -121,7 +125,9 @@ def class_use(probabilities: np.ndarray, path: Path) -> Path:
     right.set_xlim(0, k)
     right.set_xlabel(f"classes in use (of {k})")
     right.spines[["top", "right"]].set_visible(False)
-    figure.suptitle(f"Used classes per latent: {perplexity.mean():.1f} of {k} on average", fontsize=10)
+    figure.suptitle(
+        f"Used classes per latent: {perplexity.mean():.1f} of {k} on average", fontsize=10
+    )
     return _save(figure, path)
 
 

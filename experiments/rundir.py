@@ -1,11 +1,11 @@
 """A run's folder: config, provenance, metrics, checkpoints, result. Nothing here knows a task.
 
-    config.json      the resolved config, flat
-    provenance.json  command, git commit, versions, device; one entry for each start
-    metrics.jsonl    one object a row, flushed as it comes
-    checkpoints/     orbax, the last two
-    result.json      written once, at the end
-    figures/         PNG
+config.json      the resolved config, flat
+provenance.json  command, git commit, versions, device; one entry for each start
+metrics.jsonl    one object a row, flushed as it comes
+checkpoints/     orbax, the last two
+result.json      written once, at the end
+figures/         PNG
 """
 
 import importlib.metadata
@@ -66,7 +66,8 @@ def _git_commit() -> str | None:
         return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
 
     try:
-        return git("rev-parse", "HEAD") + ("+changes" if git("status", "--porcelain", "-uno") else "")
+        changes = git("status", "--porcelain", "-uno")
+        return git("rev-parse", "HEAD") + ("+changes" if changes else "")
     except (OSError, subprocess.CalledProcessError):
         return None
 

@@ -302,7 +302,7 @@ def main(argv: list[str]) -> None:
         logging.set_verbosity(logging.WARNING)  # orbax tells 50 lines a checkpoint otherwise
     try:
         config = configuration.check(_CONFIG.value)
-        file = flags.FLAGS["config"].config_filename
+        file = configuration.config_file()
         workdir = Path(_WORKDIR.value or default_workdir(config, file))
         result = train(config, workdir)
     except (ConfigError, data.DataError, RunDirError) as error:

@@ -138,14 +138,19 @@ def binarize(dataset: Dataset, method: str) -> Dataset:
         raise DataError(f"unknown binarization {method!r}; {_choices(method, BINARIZATIONS)}")
     if dataset.max_value == 1 or method in ("dynamic", "none"):
         return dataset
-    splits = []
-    for stream, split in enumerate((dataset.train, dataset.valid, dataset.test)):
+
+    def binary(split: Split, stream: int) -> Split:
         if method == "fixed":
-            images = _bernoulli_pixels(split.images, stream)
-        else:
-            images = (split.images > 127).astype(np.uint8)
-        splits.append(Split(images, split.labels))
-    return Dataset(dataset.name, *splits, max_value=1)
+            return Split(_bernoulli_pixels(split.images, stream), split.labels)
+        return Split((split.images > 127).astype(np.uint8), split.labels)
+
+    return Dataset(
+        name=dataset.name,
+        train=binary(dataset.train, 0),
+        valid=binary(dataset.valid, 1),
+        test=binary(dataset.test, 2),
+        max_value=1,
+    )
 
 
 # ---------------------------------------------------------------------------------------- datasets
@@ -173,11 +178,11 @@ def _load_idx_dataset(name: str, data_dir: str | os.PathLike | None) -> Dataset:
         if labels.max() > 9:
             raise DataError(f"{paths[filename]}: expected labels 0 to 9, found {labels.max()}")
 
-    training = Split(training_images.reshape(-1, 784), training_labels)
+    training_images, first = training_images.reshape(-1, 784), SPLIT_SIZES["train"]
     return Dataset(
         name=name,
-        train=Split(*(array[: SPLIT_SIZES["train"]] for array in training)),
-        valid=Split(*(array[SPLIT_SIZES["train"] :] for array in training)),
+        train=Split(training_images[:first], training_labels[:first]),
+        valid=Split(training_images[first:], training_labels[first:]),
         test=Split(test_images.reshape(-1, 784), test_labels),
         max_value=255,
     )
@@ -447,8 +452,9 @@ def _cached_or_downloaded(
     name: str, url_infos: dict[str, Any], folder: Path | None
 ) -> dict[str, Path]:
     """Path of each registered file, by file name, downloading those that the cache lacks."""
-    cached = {url: _cached_path(name, url, info.checksum) for url, info in url_infos.items()}
-    missing = [url for url, path in cached.items() if path is None]
+    found = {url: _cached_path(name, url, info.checksum) for url, info in url_infos.items()}
+    cached = {url: path for url, path in found.items() if path is not None}
+    missing = [url for url in url_infos if url not in cached]
     if missing:
         # Offline, TFDS alone retries for minutes.
         if reason := _why_unreachable(missing[0], PROBE_SECONDS):
@@ -495,7 +501,7 @@ def _why_unreachable(url: str, seconds: float) -> str | None:
     """
     from tensorflow_datasets.core.download import downloader
 
-    outcome = []
+    outcome: list[str | None] = []
 
     def probe() -> None:
         try:

@@ -28,7 +28,7 @@ def _compute_dtype(x: Array) -> jnp.dtype:
 
 
 def two_class_logits(logits: Float[Array, " n"]) -> Float[Array, "n 2"]:
-    """View ``n`` Bernoulli units as two-class categoricals: class 0 is "on", with logits ``[l, 0]``.
+    """View ``n`` Bernoulli units as two-class categoricals: class 0 is "on", logits ``[l, 0]``.
 
     Args:
       logits: log-odds of each unit.
@@ -137,7 +137,8 @@ def inverse_cdf(key: Key[Array, ""], logits: LogitsND) -> LogitsND:
     Cost: ``n`` uniform variates.
     """
     dtype = _compute_dtype(logits)
-    upper = jnp.cumsum(jax.nn.softmax(jax.lax.stop_gradient(logits).astype(dtype), axis=-1), axis=-1)
+    probs = jax.nn.softmax(jax.lax.stop_gradient(logits).astype(dtype), axis=-1)
+    upper = jnp.cumsum(probs, axis=-1)
     lower = jnp.pad(upper[:, :-1], ((0, 0), (1, 0)))
     # Never 0, where a class of probability 1e-12 that stands first would be drawn with that of the
     # grid; never 1, where no class would be.
@@ -150,7 +151,7 @@ def log_prob(z: LogitsND, logits: LogitsND) -> Float[Array, ""]:
     """Log-probability of a one-hot sample, summed over the variables, in nats.
 
     For a relaxed ``z`` it is the multilinear extension ``sum z log softmax(logits)`` that the
-    literature calls the relaxed log-mass (Maddison et al. 2017, equation 21); that is not a density.
+    literature calls the relaxed log-mass (Maddison et al. 2017, equation 21): not a density.
 
     Args:
       z: one-hot or relaxed sample ``[n, k]``.
@@ -187,13 +188,13 @@ def kl_divergence(logits_q: LogitsND, logits_p: LogitsND) -> Float[Array, ""]:
 
 
 def check_temperature(temperature: float | Array) -> None:
-    """Refuse a temperature known not to be positive. A traced one cannot be checked: 0 gives NaN."""
+    """Refuse a temperature known not to be positive; a traced one is not checked, 0 gives NaN."""
     if isinstance(temperature, int | float) and not temperature > 0:
         raise ValueError(f"temperature must be positive; got {temperature}")
 
 
 def temper(scores: LogitsND, temperature: float | Array) -> LogitsND:
-    """``scores / temperature`` with a finite derivative by the temperature at scores of ``-inf``."""
+    """``scores / temperature``, its derivative by the temperature finite at scores of ``-inf``."""
     check_temperature(temperature)
     masked = scores == -jnp.inf
     return jnp.where(masked, -jnp.inf, jnp.where(masked, 0, scores) / temperature)

@@ -14,7 +14,10 @@ LogWeight = Callable[[Key[Array, ""]], Float[Array, ""]]
 
 
 def multi_sample_bound(
-    log_weight: LogWeight, key: Key[Array, ""], num_samples: int, samples_at_once: int = SAMPLES_AT_ONCE
+    log_weight: LogWeight,
+    key: Key[Array, ""],
+    num_samples: int,
+    samples_at_once: int = SAMPLES_AT_ONCE,
 ) -> Float[Array, ""]:
     """Importance-weighted bound on ``log p(x)`` of one example, ``log (1/m) sum_i w_i``, in nats.
 

@@ -45,7 +45,7 @@ class CategoricalVAE(nn.Module):
       data_size: number of pixels d.
       num_latents: number of latent variables n.
       num_classes: classes of each, k.
-      hidden_sizes: encoder's hidden layers; the decoder mirrors them. Empty: linear maps, the paper.
+      hidden_sizes: encoder's hidden layers; the decoder mirrors them. Empty: linear maps.
       prior: "learned" logits that start uniform, or "uniform".
       input_center: ``[d]``, subtracted from the encoder's input.
       output_bias: ``[d]``, initial bias of the pixel logits.
@@ -78,7 +78,9 @@ class CategoricalVAE(nn.Module):
 
     def encode(self, x: Float[Array, " d"]) -> Float[Array, "n k"]:
         """Posterior logits of an image."""
-        return self._as_logits(self.encoder(x if self.input_center is None else x - self.input_center))
+        if self.input_center is not None:
+            x = x - self.input_center
+        return self._as_logits(self.encoder(x))
 
     def decode(self, z: Float[Array, "n k"]) -> Float[Array, " d"]:
         """Pixel logits of a one-hot or relaxed sample."""

@@ -35,11 +35,11 @@ def vae_loss(
       estimator: registry entry that carries the gradient through the latents.
       hyperparams: the estimator's.
       kl: form of the KL term. "analytic": ``KL[q || p]`` of the categoricals in closed form
-        (Maddison et al. 2017, equation 22; the author's notebooks). "sampled": ``log q(z) - log p(z)``
-        at the estimator's one-hot sample, inside f. "relaxed_log_mass": the same expression at a
-        relaxed sample (equation 21); not a bound. "relaxed_density": the densities of the relaxed
-        sample under both (equation 20); a bound of the relaxed model. Only Gumbel-Softmax has
-        relaxed samples.
+        (Maddison et al. 2017, equation 22; the author's notebooks). "sampled":
+        ``log q(z) - log p(z)`` at the estimator's one-hot sample, inside f. "relaxed_log_mass":
+        the same expression at a relaxed sample (equation 21); not a bound. "relaxed_density": the
+        densities of the relaxed sample under both (equation 20); a bound of the relaxed model.
+        Only Gumbel-Softmax has relaxed samples.
 
     Returns:
       The loss; its gradient by ``params`` is the estimate.

@@ -82,9 +82,7 @@ def train_step(
 
     loss, gradient = jax.value_and_grad(mean_loss)(state.params)
     direction, opt_state = program.optimizer.update(gradient, state.opt_state, state.params)
-    params = jax.tree.map(
-        lambda p, d: p - settings["learning_rate"] * d, state.params, direction
-    )
+    params = jax.tree.map(lambda p, d: p - settings["learning_rate"] * d, state.params, direction)
     return TrainState(state.step + 1, state.key, params, opt_state), loss
 
 
