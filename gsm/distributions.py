@@ -226,7 +226,7 @@ def log_gumbel_softmax_log_density(
 ) -> Float[Array, ""]:
     """Log-density of ``x = log z``, ``z`` Gumbel-Softmax, summed over the variables.
 
-    For one variable, with respect to ``dx_1 .. dx_{k-1}`` on the surface ``logsumexp(x) = 0``:
+    For one variable, with respect to the log-ratios ``d(x_1 - x_k) .. d(x_{k-1} - x_k)``:
     ``log Gamma(k) + (k-1) log t + sum_j (l_j - t x_j) - k logsumexp_j (l_j - t x_j)``.
 
     Args:
