@@ -4,6 +4,7 @@ import difflib
 import hashlib
 import importlib.util
 import json
+import re
 import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -47,16 +48,29 @@ def parse_flags(argv: Sequence[str]) -> list[str]:
     """Parse the command line for ``absl.app.run``; exits with one line on a mistake."""
     program = f"python -m experiments.{Path(argv[0]).stem}"
     try:
+        argv = _joined(argv)
         _check_overrides(argv)
-        rest = flags.FLAGS(list(argv))
+        rest = flags.FLAGS(argv)
         if rest[1:]:
             raise ConfigError(f"unexpected argument {rest[1]!r}; options start with --")
         return rest
     except ConfigError as error:
         message = str(error)
     except Exception as error:  # absl and ml_collections raise many kinds, some with long texts
-        message = " ".join(str(error).strip("\"'").split())[:300]
+        message = " ".join(str(error).split())[:300]
     sys.exit(f"{program}: error: {message}")
+
+
+def _joined(argv: Sequence[str]) -> list[str]:
+    """``--config.field value`` as ``--config.field=value``, so that only one form is checked."""
+    joined = [argv[0]]
+    for argument in argv[1:]:
+        is_option = re.match(r"--?[a-z]|--$", argument)
+        if re.fullmatch(r"--?config[\w.]*", joined[-1]) and not is_option:
+            joined[-1] += f"={argument}"
+        else:
+            joined.append(argument)
+    return joined
 
 
 def _check_overrides(argv: Sequence[str]) -> None:
@@ -65,18 +79,21 @@ def _check_overrides(argv: Sequence[str]) -> None:
     ml_collections finds the same, but tells it in fifty lines of traceback.
     """
     options = [argument.lstrip("-").partition("=") for argument in argv if argument.startswith("-")]
-    named = [value for name, _, value in options if name == "config" and value]
-    if not named:
-        if "--config" in argv or "-config" in argv:
-            return  # the form `--config FILE`; left to absl
+    named = [value for name, _, value in options if name == "config"]
+    if not any(named):
         raise ConfigError("say which experiment: --config=configs/cat_vae.py:digits, for example")
+    if len(named) > 1:
+        raise ConfigError(f"--config is given more than once: {', '.join(named)}")
+    first = next(name for name, _, _ in options if name.partition(".")[0] == "config")
+    if first != "config":
+        raise ConfigError(f"--{first} stands before --config={named[0]}; put it after")
     config = load(named[0])
     known = dict(fields(config))
     groups = {name.rpartition(".")[0] for name in known} - {""}
-    for option, _, value in options:
-        if not option.startswith("config."):
+    for option, equals, value in options:
+        if not option.startswith(("config.", "noconfig.")):  # "no": false, in absl's short form
             continue
-        name = option.removeprefix("config.")
+        name = option.partition(".")[2]
         if name in groups:
             members = ", ".join(field for field in known if field.startswith(f"{name}."))
             raise ConfigError(f"config.{name} is a group of fields: {members}")
@@ -84,14 +101,15 @@ def _check_overrides(argv: Sequence[str]) -> None:
             near = difflib.get_close_matches(name, known, 3, 0.5)
             hint = f"did you mean {' or '.join(near)}?" if near else f"they are: {', '.join(known)}"
             raise ConfigError(f"the config has no field {name!r}; {hint}")
-        _check_literal(name, known[name], value)
+        if equals or type(known[name]) is not bool:
+            _check_literal(name, known[name], value)
 
 
 def _check_literal(name: str, default: Any, text: str) -> None:
     """Raise if ``text`` does not read as the type of the field's default."""
     kind = type(default)
     if kind is bool:
-        if text.lower() not in ("true", "false", "1", "0", "t", "f", ""):
+        if text.lower() not in ("true", "false", "1", "0", "t", "f"):
             raise ConfigError(f"config.{name} must be true or false; got {text!r}")
     elif kind in (int, float):
         try:
@@ -104,7 +122,7 @@ def _check_literal(name: str, default: Any, text: str) -> None:
 def load(named: str) -> ConfigDict:
     """Call ``get_config`` of ``FILE`` or ``FILE:ARGUMENT``; raises ConfigError."""
     path, _, argument = named.partition(":")
-    if not Path(path).is_file():
+    if not (Path(path).is_file() and path.endswith(".py")):
         files = sorted(Path("configs").glob("*.py"))
         found = [str(file) for file in files if "get_config" in file.read_text()]
         hint = f"configs here: {', '.join(found)}" if found else "run from the repository's root"
@@ -113,10 +131,18 @@ def load(named: str) -> ConfigDict:
     assert spec is not None
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    if not hasattr(module, "get_config"):
+    try:
+        spec.loader.exec_module(module)
+        get_config = getattr(module, "get_config", None)
+        config = get_config and get_config(*[argument] if argument else [])
+    except Exception as error:  # it is the user's code
+        reason = " ".join(str(error).split())
+        raise ConfigError(f"{path} raises {type(error).__name__}: {reason}") from error
+    if get_config is None:
         raise ConfigError(f"{path} has no function get_config(argument)")
-    return module.get_config(*[argument] if argument else [])
+    if not isinstance(config, ConfigDict):
+        raise ConfigError(f"get_config of {path} must return a ConfigDict; got {config!r}")
+    return config
 
 
 def fields(config: ConfigDict, prefix: str = "") -> Iterator[tuple[str, Any]]:
@@ -159,15 +185,15 @@ def check(config: ConfigDict) -> ConfigDict:
         "num_steps", "eval_every", "log_every", "batch_size", "model.num_latents",
         "temperature.update_every", "evaluation.valid_samples", "evaluation.test_samples",
     ):  # fmt: skip
-        require(name, known[name] >= 1, "at least 1")
+        require(name, 1 <= known[name] < 2**31, "between 1 and 2^31 - 1")
     require("seed", 0 <= known["seed"] < 2**32, "between 0 and 2^32 - 1")
     require("model.num_classes", config.model.num_classes >= 2, "at least 2 (2: Bernoulli units)")
     sizes = config.model.hidden_sizes
     whole = all(isinstance(size, int) and size >= 1 for size in sizes)
-    require("model.hidden_sizes", whole, "positive whole numbers, such as 512,256")
+    require("model.hidden_sizes", whole, "positive whole numbers, such as 512,256, or ()")
     for name in ("optimizer.learning_rate", "temperature.initial", "temperature.floor"):
-        require(name, 0 < known[name] < float("inf"), "positive")
-    require("temperature.rate", 0 <= config.temperature.rate < float("inf"), "0 or more")
+        require(name, 0 < known[name] < float("inf"), "positive and finite")
+    require("temperature.rate", 0 <= config.temperature.rate < float("inf"), "0 or more and finite")
     require("optimizer.momentum", 0 <= config.optimizer.momentum < 1, "at least 0 and below 1")
     require("baseline", abs(config.baseline) < float("inf"), "finite")
     for name in ("evaluation.valid_samples", "evaluation.test_samples"):
@@ -185,12 +211,12 @@ def check(config: ConfigDict) -> ConfigDict:
             f"config.kl=sampled needs hard samples, and {config.estimator} has relaxed ones; use "
             f"analytic, relaxed_log_mass or relaxed_density"
         )
-    outcomes = config.model.num_classes**config.model.num_latents
-    if config.estimator == "exact" and outcomes > MAX_OUTCOMES:
+    exponent = min(config.model.num_latents, MAX_OUTCOMES.bit_length())  # more is too many anyhow
+    if config.estimator == "exact" and config.model.num_classes**exponent > MAX_OUTCOMES:
         raise ConfigError(
             f"config.estimator=exact enumerates num_classes ** num_latents outcomes, "
             f"{MAX_OUTCOMES:,} at most; the model has {config.model.num_classes} ** "
-            f"{config.model.num_latents}. Try --config.model.num_latents=3"
+            f"{config.model.num_latents}. Lower config.model.num_latents"
         )
     return config
 

@@ -119,6 +119,7 @@ def class_use(probabilities: np.ndarray, path: Path) -> Path:
     )
     left.set_xticks(range(k) if k <= 20 else [0, k - 1])
     left.set_xlabel("class")
+    left.yaxis.set_major_locator(matplotlib.ticker.MaxNLocator(integer=True))
     left.set_ylabel("latent")
     figure.colorbar(shown, ax=left, label="share of the test set", location="left")
     right.barh(range(n), perplexity, color=_ACCENT, height=0.7)

@@ -87,17 +87,20 @@ class RunDir:
     def __init__(self, path: Path, identity: Mapping[str, Any], config: Mapping[str, Any]):
         self.path = path
         self._manager = None
-        self._check(json.loads(json.dumps(identity)))
-        (path / "figures").mkdir(parents=True, exist_ok=True)
-        write_atomically(path / "config.json", json.dumps(dict(config), indent=1) + "\n")
-        starts = self._read_json("provenance.json") or []
-        text = json.dumps([*starts, provenance()], indent=1) + "\n"
-        write_atomically(path / "provenance.json", text)
+        try:
+            self._check(json.loads(json.dumps(identity)))
+            (path / "figures").mkdir(parents=True, exist_ok=True)
+            write_atomically(path / "config.json", json.dumps(dict(config), indent=1) + "\n")
+            starts = self._read_json("provenance.json") or []
+            text = json.dumps([*starts, provenance()], indent=1) + "\n"
+            write_atomically(path / "provenance.json", text)
+        except OSError as error:
+            raise RunDirError(f"{path} cannot be a run's folder: {error.strerror}") from None
 
     def _check(self, identity: dict[str, Any]) -> None:
         if self.path.exists() and not self.path.is_dir():
             raise RunDirError(f"{self.path} is a file; a run needs a folder")
-        before = self._read_json("config.json")
+        before = self._read_json("config.json", "choose another --workdir")
         if before is None:
             if self.path.exists() and any(self.path.iterdir()):
                 raise RunDirError(
@@ -115,13 +118,13 @@ class RunDir:
                 f"{', '.join(different)}. Choose another --workdir, or remove that folder"
             )
 
-    def _read_json(self, name: str) -> Any:
+    def _read_json(self, name: str, advice: str = "remove it") -> Any:
         try:
             return json.loads((self.path / name).read_text())
         except FileNotFoundError:
             return None
-        except json.JSONDecodeError as error:
-            raise RunDirError(f"{self.path / name} is damaged ({error}); remove it") from None
+        except ValueError as error:  # not JSON, or not even text
+            raise RunDirError(f"{self.path / name} is damaged ({error}); {advice}") from None
 
     # --- metrics and result ---
 
@@ -197,10 +200,13 @@ class RunDir:
         template = jax.eval_shape(lambda: like)
         try:
             return self._checkpoints().restore(step, args=ocp.args.StandardRestore(template))
-        except (ValueError, KeyError, OSError) as error:
-            reason = " ".join(str(error).split())[:200]
+        except Exception as error:  # orbax raises many kinds, some of them plain Exception
             place = self.path / "checkpoints" / str(step)
-            raise RunDirError(f"cannot read the checkpoint {place}: {reason}") from None
+            reason = " ".join(str(error).split())[:100]
+            raise RunDirError(
+                f"cannot read the checkpoint {place}; remove it to go on from the one before "
+                f"({type(error).__name__}: {reason})"
+            ) from None
 
     def close(self) -> None:
         """Wait until what was saved is on disk."""

@@ -46,7 +46,7 @@ class Interrupted(Exception):
 
 
 class NonFiniteLoss(Exception):
-    """The loss was NaN or infinite."""
+    """The loss or the validation bound was NaN or infinite."""
 
 
 class _StopRequest:
@@ -150,12 +150,16 @@ def _fit(
     start_of_run = time.perf_counter()
     state = training.init_state(task.program, random.key(config.seed))
     best = {"params": state.params, "step": jnp.int32(0), "bound": jnp.float32(jnp.inf)}
-    rows = run.truncate(0)
     if run.latest_step() is not None:
         restored = run.restore({"state": state._asdict(), "best": best})
         state, best = training.TrainState(**restored["state"]), restored["best"]
-        rows = run.truncate(int(state.step))
         say(f"going on at step {int(state.step):,} of {config.num_steps:,}")
+    rows = run.truncate(int(state.step))
+    if int(state.step) != (rows[-1]["step"] if rows else 0):
+        raise RunDirError(
+            f"{run.path / 'metrics.jsonl'} has lost the row of step {int(state.step):,}; remove "
+            f"{run.path / 'checkpoints' / str(state.step)} to go on from the checkpoint before"
+        )
 
     name = f"valid_nll_m{config.evaluation.valid_samples}"
     train_seconds, earlier = (rows[-1]["train_seconds"], rows[-1]["seconds"]) if rows else (0, 0)
@@ -177,13 +181,8 @@ def _fit(
             losses = np.asarray(losses)
             seconds = time.perf_counter() - start
             if not np.isfinite(losses).all():
-                bad = int(state.step) + int(np.argmin(np.isfinite(losses))) + 1
-                kept = run.latest_step()
-                raise NonFiniteLoss(
-                    f"the loss of step {bad:,} is not finite ({losses[~np.isfinite(losses)][0]}). "
-                    + (f"The checkpoint of step {kept:,} is kept" if kept else "No checkpoint yet")
-                    + f" in {run.path}. Try a smaller --config.optimizer.learning_rate"
-                )
+                first = int(np.argmin(np.isfinite(losses)))
+                raise _non_finite(run, "loss", int(state.step) + first + 1, losses[first])
             state, train_seconds = new_state, train_seconds + seconds
             step = int(state.step)
             hyperparams = task.program.hyperparams(state.step - 1, task.settings)
@@ -198,6 +197,8 @@ def _fit(
                 bound = _bound(
                     task, state.params, task.valid, _KEY_VALID, config.evaluation.valid_samples
                 )
+                if not np.isfinite(bound):  # steps with a finite loss can break the parameters
+                    raise _non_finite(run, "validation bound", step, bound)
                 rates = np.asarray(task.rates(state.params, task.valid))
                 rate = float(rates.mean(dtype=np.float64))
                 row |= {name: bound, "valid_rate": rate}
@@ -227,6 +228,15 @@ def _fit(
         "seconds": earlier + time.perf_counter() - start_of_run,
     }
     return (best if config.keep == "best" else last), timing
+
+
+def _non_finite(run: RunDir, what: str, step: int, value: float) -> NonFiniteLoss:
+    kept = run.latest_step()
+    return NonFiniteLoss(
+        f"the {what} of step {step:,} is not finite ({value}). "
+        + (f"The checkpoint of step {kept:,} is kept" if kept else "No checkpoint yet")
+        + f" in {run.path}. Try a smaller --config.optimizer.learning_rate"
+    )
 
 
 def _bound(
@@ -299,7 +309,8 @@ def default_workdir(config: ConfigDict, config_file: str) -> Path:
 def main(argv: list[str]) -> None:
     del argv
     if not flags.FLAGS["verbosity"].present:
-        logging.set_verbosity(logging.WARNING)  # orbax tells 50 lines a checkpoint otherwise
+        # Orbax tells 50 lines a checkpoint otherwise, and warns of what a kill left half done.
+        logging.set_verbosity(logging.ERROR)
     try:
         config = configuration.check(_CONFIG.value)
         file = configuration.config_file()
@@ -309,6 +320,9 @@ def main(argv: list[str]) -> None:
         sys.exit(f"error: {error}")
     except NonFiniteLoss as error:
         sys.exit(f"stopped: {error}")
+    except KeyboardInterrupt:
+        say("stopped at once; run the same command to go on from the last checkpoint")
+        sys.exit(130)
     except Interrupted as interrupted:
         say(f"saved at step {interrupted.step:,}; run the same command to go on")
         sys.exit(130)

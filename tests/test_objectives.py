@@ -1,0 +1,265 @@
+"""The VAE's objective and its bounds on a model so small that log p(x) is enumerable."""
+
+import itertools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import scipy.special
+import scipy.stats
+from jax import random
+
+from gsm import evaluation, models, objectives
+from gsm.estimators import ESTIMATORS, RELAXED, Hyperparams
+from tests import oracle
+
+X = jnp.array([1.0, 0.0, 1.0, 1.0, 0.0])
+HYPERPARAMS = Hyperparams(temperature=0.7)
+
+
+def make(num_latents=2, num_classes=3, seed=0, **fields):
+    """A VAE with random parameters, prior included, away from any symmetry."""
+    model = models.CategoricalVAE(X.size, num_latents, num_classes, **fields)
+    params = model.init(random.key(seed), X)["params"]
+    leaves, tree = jax.tree.flatten(params)
+    keys = random.split(random.key(seed + 1), len(leaves))
+    moved = [x + random.normal(k, x.shape) for x, k in zip(leaves, keys, strict=True)]
+    return model, jax.tree.unflatten(tree, moved)
+
+
+class Joint:
+    """All that there is to know of a tiny VAE at X, by numpy and enumeration."""
+
+    def __init__(self, model, params):
+        net = model.bind({"params": params})
+        self.logits, self.prior = np.asarray(net.encode(X)), np.asarray(net.prior_logits())
+        z = oracle.outcomes(*self.logits.shape)
+        pixels = np.stack([np.asarray(net.decode(jnp.asarray(one, jnp.float32))) for one in z])
+        log_likelihood = scipy.stats.bernoulli.logpmf(
+            np.asarray(X), scipy.special.expit(pixels.astype(np.float64))
+        ).sum(axis=1)
+        self.q = oracle.probabilities(self.logits)
+        self.log_w = log_likelihood + np.log(oracle.probabilities(self.prior)) - np.log(self.q)
+        self.kl = np.sum(self.q * np.log(self.q / oracle.probabilities(self.prior)))
+        self.log_p = scipy.special.logsumexp(np.log(self.q) + self.log_w)
+
+    def bound(self, m):
+        """``E log (1/m) sum_i w_i``, by enumeration of all m-tuples of outcomes."""
+        tuples = itertools.product(range(len(self.q)), repeat=m)
+        return sum(
+            np.prod(self.q[list(t)]) * (scipy.special.logsumexp(self.log_w[list(t)]) - np.log(m))
+            for t in tuples
+        )
+
+
+SHAPES = {"categorical": (2, 3), "Bernoulli": (3, 2)}
+over_shapes = pytest.mark.parametrize("shape", SHAPES.values(), ids=SHAPES)
+
+
+@over_shapes
+@pytest.mark.parametrize("prior", models.PRIORS)
+def test_the_bound_lies_between_the_elbo_and_the_likelihood(shape, prior):
+    joint = Joint(*make(*shape, prior=prior))
+    elbo, two, three = (joint.bound(m) for m in (1, 2, 3))
+    np.testing.assert_allclose(elbo, np.sum(joint.q * joint.log_w))
+    assert elbo < two < three < joint.log_p
+
+
+@over_shapes
+@pytest.mark.parametrize("m", [1, 2, 3])
+def test_streamed_bound_has_the_enumerated_mean(shape, m, key):
+    """Family-wise false-alarm rate 1e-6 for each case."""
+    model, params = make(*shape)
+
+    def bound(k):
+        return evaluation.multi_sample_bound(
+            lambda k: objectives.vae_log_weight(model, params, k, X), k, m, samples_at_once=1
+        )
+
+    values = jax.jit(jax.vmap(bound))(random.split(key, 40_000))
+    oracle.assert_mean(values, Joint(model, params).bound(m))
+
+
+def test_power_a_bound_that_forgets_to_divide_by_m_fails(key):
+    model, params = make()
+
+    def wrong(k):
+        keys = random.split(k, 2)
+        log_w = jax.vmap(lambda k: objectives.vae_log_weight(model, params, k, X))(keys)
+        return jax.nn.logsumexp(log_w)
+
+    values = jax.jit(jax.vmap(wrong))(random.split(key, 40_000))
+    with pytest.raises(AssertionError, match="biased"):
+        oracle.assert_mean(values, Joint(model, params).bound(2))
+
+
+@over_shapes
+def test_bound_reaches_the_likelihood(shape, key):
+    model, params = make(*shape)
+    bound = jax.jit(
+        lambda k: evaluation.multi_sample_bound(
+            lambda k: objectives.vae_log_weight(model, params, k, X), k, 200_000, 20_000
+        )
+    )(key)
+    np.testing.assert_allclose(bound, Joint(model, params).log_p, atol=0.01)
+
+
+def test_bound_does_not_depend_on_the_split_of_memory_or_of_images(key):
+    model, params = make()
+    images = jnp.stack([X, 1 - X, jnp.zeros_like(X), X, 1 - X])
+
+    def bounds(images, at_once, first):
+        def one(k, x):
+            return evaluation.multi_sample_bound(
+                lambda k: objectives.vae_log_weight(model, params, k, x), k, 6, samples_at_once=3
+            )
+
+        return evaluation.map_examples(one, random.clone(key), images, at_once, first)
+
+    whole = bounds(images, 5, 0)
+    np.testing.assert_allclose(whole, bounds(images, 2, 0), rtol=1e-5)
+    pieces = jnp.concatenate([bounds(images[:2], 2, 0), bounds(images[2:], 2, 2)])
+    np.testing.assert_allclose(whole, pieces, rtol=1e-5)
+
+
+@pytest.mark.parametrize(("m", "at_once"), [(0, 10), (25, 10), (-1, 10)])
+def test_a_number_of_samples_that_cannot_be_streamed_is_refused(m, at_once, key):
+    with pytest.raises(ValueError, match=f"num_samples must be .* got {m}"):
+        evaluation.multi_sample_bound(lambda k: jnp.zeros(()), key, m, at_once)
+
+
+def loss_of(name, kl, model, params, key):
+    return objectives.vae_loss(model, params, key, X, ESTIMATORS[name], HYPERPARAMS, kl)
+
+
+@over_shapes
+@pytest.mark.parametrize("kl", ["analytic", "sampled"])
+def test_exact_loss_is_the_enumerated_negative_elbo(shape, kl, key):
+    model, params = make(*shape)
+    loss = loss_of("exact", kl, model, params, key)
+    np.testing.assert_allclose(loss, -Joint(model, params).bound(1), rtol=1e-5)
+
+
+@over_shapes
+def test_both_forms_of_the_kl_have_one_exact_gradient(shape, key):
+    model, params = make(*shape)
+    analytic, sampled = (
+        jax.grad(lambda p, kl=kl: loss_of("exact", kl, model, p, random.clone(key)))(params)
+        for kl in ("analytic", "sampled")
+    )
+    jax.tree.map(
+        lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-3, atol=1e-5), analytic, sampled
+    )
+
+
+@over_shapes
+@pytest.mark.parametrize("kl", ["analytic", "sampled"])
+def test_score_function_trains_every_parameter_without_bias(shape, kl, key):
+    """z-test against the enumerated gradient, every parameter, family-wise false alarms 1e-6."""
+    model, params = make(*shape)
+
+    def flat_gradient(name, k):
+        tree = jax.grad(lambda p: loss_of(name, kl, model, p, k))(params)
+        return jnp.concatenate([x.reshape(-1) for x in jax.tree.leaves(tree)])
+
+    samples = jax.jit(jax.vmap(lambda k: flat_gradient("score_function", k)))(
+        random.split(key, 50_000)
+    )
+    oracle.assert_mean(samples, flat_gradient("exact", random.key(0)))
+
+
+@pytest.mark.parametrize("name", [name for name in ESTIMATORS if name not in RELAXED])
+@pytest.mark.parametrize("kl", ["analytic", "sampled"])
+def test_mean_loss_of_hard_samples_is_the_negative_elbo(name, kl, key):
+    model, params = make()
+    values = jax.jit(jax.vmap(lambda k: loss_of(name, kl, model, params, k)))(
+        random.split(key, 40_000)
+    )
+    oracle.assert_mean(values, -Joint(model, params).bound(1))
+
+
+def test_relaxed_log_mass_is_multilinear_in_the_relaxed_sample(key):
+    """The loss less its distortion is ``sum z (log q - log p)`` at the very sample of the noise."""
+    model, params = make()
+    net = model.bind({"params": params})
+    logits, prior = net.encode(X), net.prior_logits()
+    from gsm import distributions, estimators
+
+    z = estimators.gumbel_softmax(random.clone(key), logits, HYPERPARAMS.temperature)
+    log_ratio = jax.nn.log_softmax(logits) - jax.nn.log_softmax(prior)
+    expected = jnp.sum(z * log_ratio) - distributions.bernoulli_log_prob(X, net.decode(z))
+    loss = loss_of("gumbel_softmax", "relaxed_log_mass", model, params, key)
+    np.testing.assert_allclose(loss, expected, rtol=1e-5)
+
+
+def test_relaxed_density_is_the_divergence_of_the_relaxed_laws(key):
+    """Two classes: both laws are logistic in the log-odds, and their KL is a quadrature."""
+    model, params = make(1, 2)
+    joint, temperature = Joint(model, params), HYPERPARAMS.temperature
+    net = model.bind({"params": params})
+    s = np.linspace(-80, 80, 400_001)
+
+    def law(logits):
+        return scipy.stats.logistic(logits[0, 0] / temperature, 1 / temperature)
+
+    q, p = law(joint.logits), law(joint.prior)
+    on = jnp.asarray(1 / (1 + np.exp(-s)), jnp.float32)
+    pixels = np.asarray(jax.vmap(lambda y: net.decode(jnp.stack([y, 1 - y])[None]))(on), np.float64)
+    x = np.asarray(X, np.float64)
+    distortion = np.sum(np.logaddexp(0, pixels) - x * pixels, axis=1)
+    cost = distortion + q.logpdf(s) - p.logpdf(s)
+    expected = scipy.integrate.trapezoid(q.pdf(s) * cost, s)
+    samples = jax.jit(
+        jax.vmap(lambda k: loss_of("gumbel_softmax", "relaxed_density", model, params, k))
+    )(random.split(key, 50_000))
+    oracle.assert_mean(samples, expected)
+
+
+def test_an_unknown_kl_is_told_the_forms(key):
+    model, params = make()
+    with pytest.raises(ValueError, match="kl must be one of analytic, relaxed_log_mass"):
+        loss_of("exact", "exact", model, params, key)
+
+
+def test_rate_is_the_enumerated_divergence():
+    model, params = make()
+    rate = objectives.vae_rate(model, params, X)
+    np.testing.assert_allclose(rate, Joint(model, params).kl, rtol=1e-5)
+
+
+# --- the networks
+
+
+def test_a_bernoulli_latent_is_one_logit_and_one_input():
+    model, params = make(4, 2)
+    assert params["encoder"]["Dense_0"]["kernel"].shape == (X.size, 4)
+    assert params["decoder"]["Dense_0"]["kernel"].shape == (4, X.size)
+    assert params["prior_logits"].shape == (4,)
+    net = model.bind({"params": params})
+    np.testing.assert_array_equal(net.encode(X)[:, 1], 0)
+
+
+def test_hidden_layers_are_mirrored_in_the_decoder():
+    _, params = make(2, 3, hidden_sizes=(7, 4))
+
+    def sizes(network):
+        return [params[network][f"Dense_{i}"]["kernel"].shape for i in range(3)]
+
+    assert sizes("encoder") == [(5, 7), (7, 4), (4, 6)]
+    assert sizes("decoder") == [(6, 4), (4, 7), (7, 5)]
+
+
+def test_a_uniform_prior_has_no_parameters():
+    model, params = make(prior="uniform")
+    assert "prior_logits" not in params
+    np.testing.assert_array_equal(model.bind({"params": params}).prior_logits(), 0)
+
+
+def test_centring_and_output_bias_do_what_they_say():
+    bias, center = jnp.arange(5.0), jnp.full(5, 0.25)
+    model = models.CategoricalVAE(5, 2, 3, input_center=center, output_bias=bias)
+    params = model.init(random.key(0), X)["params"]
+    net = model.bind({"params": params})
+    np.testing.assert_array_equal(net.decode(jnp.zeros((2, 3))), bias)
+    np.testing.assert_array_equal(net.encode(center), 0)
