@@ -15,5 +15,5 @@ def get_config(dataset: str = "mnist"):
     if dataset != "digits":
         config.num_steps = 50_000
         config.eval_every = 2_500
-        config.log_every = 500
+        config.log_every = 250
     return config

@@ -51,8 +51,9 @@ def vae(dataset: str) -> ConfigDict:
     evaluation.test_samples = 1_000  # m of the reported bound
 
     if dataset == "digits":  # 1,197 images: a first look that ends within a minute
-        config.num_steps = 10_000
-        config.eval_every = 500
-        config.log_every = 500
+        config.num_steps = 5_000
+        config.eval_every = 250
+        config.log_every = 250
         config.keep = "best"
+        data.binarization = "dynamic"
     return config

@@ -8,6 +8,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import termios
 import threading
 import time
 from pathlib import Path
@@ -94,10 +95,12 @@ class Command:
 
     def __init__(self, *options: str, terminal: bool = False):
         ours, theirs = os.openpty() if terminal else os.pipe()
+        if terminal:
+            termios.tcsetwinsize(theirs, (40, 150))
         self.process = subprocess.Popen(
             [sys.executable, "-m", "experiments.train", *options],
             cwd=ROOT,
-            env=os.environ | {"JAX_PLATFORMS": "cpu", "COLUMNS": "150", "LINES": "40"},
+            env=os.environ | {"JAX_PLATFORMS": "cpu"},
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=theirs,
@@ -193,18 +196,22 @@ def test_no_other_figure_is_written(unbroken):
     assert {path.stem for path in (unbroken[0] / "figures").iterdir()} == set(FIGURES)
 
 
-def test_piped_output_is_plain_lines(unbroken):
-    lines = unbroken[1].err.splitlines()
-    assert "\r" not in unbroken[1].err
-    form = (
-        r"step [\d,]+/3,000  loss [\d.]+  temperature [\d.]+(  bound -[\d.]+)?"
-        r"  [\d,]+ steps/s  [\d:]+ left"
-    )
-    assert lines
-    for line in lines:  # no log of orbax, no warning of jax
-        assert re.fullmatch(form, line), line
-    assert lines[-1].startswith("step 3,000/3,000")
-    assert "bound" in lines[-1]
+_PLAIN_LINE = (
+    r"step [\d,]+/3,000  loss [\d.]+  temperature [\d.]+(  bound -[\d.]+)?"
+    r"  [\d,]+ steps/s  [\d:]+ left"
+)
+
+
+def test_piped_output_is_plain_lines(unbroken, broken):
+    for ended in (unbroken[1], broken.last):  # the one after a kill -9
+        assert "\r" not in ended.err
+        first, *lines = ended.err.splitlines()
+        if not first.startswith("going on at step "):
+            lines = [first, *lines]
+        for line in lines:  # no log of orbax, no warning of jax
+            assert re.fullmatch(_PLAIN_LINE, line), line
+        assert lines[-1].startswith("step 3,000/3,000")
+        assert "bound" in lines[-1]
 
 
 def test_the_result_is_all_of_standard_output(unbroken):
@@ -258,7 +265,6 @@ def test_the_times_of_a_broken_run_add_up(broken):
 
 
 def test_a_terminal_shows_a_bar_with_all_that_one_watches(broken):
-    frame = broken.ctrl_c.err.split("\r")[-1]
     frames = [frame for frame in broken.ctrl_c.err.split("\r") if "bound=" in frame]
     assert frames
     frame = frames[-1]
@@ -269,12 +275,12 @@ def test_a_terminal_shows_a_bar_with_all_that_one_watches(broken):
 
 
 def test_a_mistake_is_one_line_and_a_failure_to_the_shell():
-    ended = Command(DIGITS, "--config.optimizer.learnin_rate=1").ended()
+    ended = Command(DIGITS, "--config.model.num_latent=3").ended()
     assert ended.code == 1
     assert ended.out == ""
     assert ended.err == (
-        "python -m experiments.train: error: the config has no field 'optimizer.learnin_rate'; "
-        "did you mean optimizer.learning_rate?\n"
+        "python -m experiments.train: error: the config has no field 'model.num_latent'; "
+        "did you mean model.num_latents or model.num_classes?\n"
     )
 
 
@@ -339,7 +345,7 @@ def field(name: str, value: str = "") -> tuple[str, str]:
         (field("baseline", "low"), ["config.baseline", "a number", "'low'"]),
         (field("model.center_inputs", "maybe"), ["center_inputs", "true or false", "'maybe'"]),
         (field("model.center_inputs"), ["center_inputs", "true or false"]),
-        (field("model.hidden_sizes", "512,x"), ["hidden_sizes", "whole numbers", "'x'"]),
+        (field("model.hidden_sizes", "512,x"), ["hidden_sizes", "whole numbers", "'512,x'"]),
         (field("model.hidden_sizes", "512,1.5"), ["hidden_sizes", "whole numbers", "1.5"]),
         (field("model.hidden_sizes", "512,0"), ["hidden_sizes", "positive", "(512, 0)"]),
     ],

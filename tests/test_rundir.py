@@ -46,9 +46,10 @@ def test_an_atomic_write_leaves_the_old_file_where_it_fails(tmp_path, monkeypatc
             file.write(text[: len(text) // 2])
         raise OSError(28, "No space left on device")
 
-    with monkeypatch.context() as patch, pytest.raises(OSError, match="No space left"):
-        patch.setattr(Path, "write_text", half)
+    monkeypatch.setattr(Path, "write_text", half)
+    with pytest.raises(OSError, match="No space left"):
         write_atomically(path, "the new text")
+    monkeypatch.undo()
     assert path.read_text() == "old"
     write_atomically(path, "new")
     assert path.read_text() == "new"

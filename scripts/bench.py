@@ -1,0 +1,190 @@
+"""Speed of training and of evaluation, beside a matrix product of the same process.
+
+    python -m scripts.bench --out=results/bench/cpu.json
+
+For each config: steps per second of the jitted training scan, images per second of the m = 1000
+bound, and the share of the machine's matrix-product speed that their matrix products reach (FLOP
+utilisation: products only, so noise, softmax and optimiser count as time without work). The three
+are timed in turn, round after round, and the medians reported: a shared machine's mood changes
+from one second to the next. Random binary images; speed does not depend on what they show.
+"""
+
+import json
+import math
+import statistics
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.extend
+import jax.numpy as jnp
+import numpy as np
+from absl import app, flags, logging
+from jax import random
+
+from experiments import config as configuration
+from experiments import rundir, tasks
+from gsm import data, training
+
+_CONFIGS = flags.DEFINE_list(
+    "configs",
+    ["configs/cat_vae.py", "configs/bern_vae.py", "configs/cat_vae_mlp.py"],
+    "Config files to measure.",
+)
+_ESTIMATORS = flags.DEFINE_list(
+    "estimators",
+    ["gumbel_softmax", "st_gumbel_softmax", "straight_through", "score_function"],
+    "Estimators, each measured on the first config beside gumbel_softmax.",
+)
+_ROUNDS = flags.DEFINE_integer("rounds", 7, "Rounds of alternating measurements.", lower_bound=1)
+_OUT = flags.DEFINE_string("out", None, "JSON file for the result; printed in any case.")
+
+_MATRIX = 2_000  # side of the matrices of the yardstick
+_STEPS = 200  # training steps in one timed call
+_IMAGES = 40  # images in one timed evaluation
+_SAMPLES = 1_000  # samples of the bound of each
+
+
+def product_flops(jaxpr: jax.extend.core.Jaxpr) -> int:
+    """Floating-point operations of all matrix products of a jaxpr, loops counted in full."""
+    total = 0
+    for equation in jaxpr.eqns:
+        if equation.primitive.name == "dot_general":
+            (contracted, _), _ = equation.params["dimension_numbers"]
+            left = equation.invars[0].aval.shape
+            outputs = math.prod(equation.outvars[0].aval.shape)
+            total += 2 * outputs * math.prod(left[axis] for axis in contracted)
+        times = equation.params.get("length", 1) if equation.primitive.name == "scan" else 1
+        for inner in jax.extend.core.jaxprs_in_params(equation.params):
+            total += times * product_flops(inner)
+    return total
+
+
+def flops_of(function: Callable, *arguments: Any) -> int:
+    """Operations in the matrix products of one call."""
+    return product_flops(jax.make_jaxpr(function)(*arguments).jaxpr)
+
+
+def seconds_of(function: Callable[[], Any]) -> float:
+    start = time.perf_counter()
+    jax.block_until_ready(function())
+    return time.perf_counter() - start
+
+
+def measure(calls: dict[str, Callable[[], Any]], rounds: int) -> dict[str, float]:
+    """Median seconds of each call, all of them timed in turn, round after round."""
+    for call in calls.values():  # compiles
+        jax.block_until_ready(call())
+    times: dict[str, list[float]] = {name: [] for name in calls}
+    for _ in range(rounds):
+        for name, call in calls.items():
+            times[name].append(seconds_of(call))
+    return {name: statistics.median(values) for name, values in times.items()}
+
+
+def random_images() -> data.Dataset:
+    """As many binary images as MNIST has, one pixel in eight on."""
+    generator = np.random.default_rng(0)
+    splits = [
+        data.Split((generator.random((n, 784)) < 0.125).astype(np.uint8), None)
+        for n in (50_000, 100, 10_000)
+    ]
+    return data.Dataset("random", *splits, max_value=1)
+
+
+def calls_of(task: tasks.Task) -> dict[str, tuple[Callable[[], Any], int]]:
+    """Training and evaluation as calls without arguments, each with its product operations."""
+    state = training.init_state(task.program, random.key(0))
+    images = task.test[:_IMAGES]
+    key = random.key(1)
+
+    def train(state):
+        return training.run_interval(task.program, _STEPS, task.train, task.settings, state)
+
+    def evaluate(params):
+        return task.bounds(params, key, images, 0, num_samples=_SAMPLES)
+
+    return {
+        "train": (lambda: train(state), flops_of(train, state)),
+        "evaluate": (lambda: evaluate(state.params), flops_of(evaluate, state.params)),
+    }
+
+
+def bench_config(path: str, dataset: data.Dataset, rounds: int) -> dict[str, float | str]:
+    """One row of the table: a config's speeds and utilisations."""
+    task = tasks.build(configuration.check(configuration.load(path)), dataset)
+    matrix = random.normal(random.key(2), (_MATRIX, _MATRIX))
+    product = jax.jit(jnp.matmul)
+    calls = calls_of(task)
+    seconds = measure(
+        {"product": lambda: product(matrix, matrix)} | {n: call for n, (call, _) in calls.items()},
+        rounds,
+    )
+    peak = 2 * _MATRIX**3 / seconds["product"]
+    return {
+        "config": path,
+        "steps_per_second": _STEPS / seconds["train"],
+        "train_utilisation": calls["train"][1] / seconds["train"] / peak,
+        "images_per_second": _IMAGES / seconds["evaluate"],
+        "evaluate_utilisation": calls["evaluate"][1] / seconds["evaluate"] / peak,
+        "product_gflops": peak / 1e9,
+    }
+
+
+def bench_estimators(
+    path: str, names: list[str], dataset: data.Dataset, rounds: int
+) -> list[dict[str, float | str]]:
+    """Training speed of each estimator on one config, as a ratio to Gumbel-Softmax."""
+    config = configuration.load(path)
+    calls = {}
+    for name in dict.fromkeys(["gumbel_softmax", *names]):
+        config.estimator = name
+        task = tasks.build(configuration.check(config), dataset)
+        calls[name] = calls_of(task)["train"][0]
+    seconds = measure(calls, rounds)
+    return [
+        {
+            "estimator": name,
+            "steps_per_second": _STEPS / seconds[name],
+            "time_relative_to_gumbel_softmax": seconds[name] / seconds["gumbel_softmax"],
+        }
+        for name in calls
+    ]
+
+
+def main(argv: list[str]) -> None:
+    del argv
+    logging.set_verbosity(logging.WARNING)
+    dataset = random_images()
+    rounds = _ROUNDS.value
+    print(f"{'config':<26}{'steps/s':>9}{'of peak':>9}{'images/s':>10}{'of peak':>9}{'GFLOP/s':>9}")
+    rows = []
+    for path in _CONFIGS.value:
+        row = bench_config(path, dataset, rounds)
+        rows.append(row)
+        print(
+            f"{row['config']:<26}{row['steps_per_second']:>9,.0f}{row['train_utilisation']:>9.0%}"
+            f"{row['images_per_second']:>10,.0f}{row['evaluate_utilisation']:>9.0%}"
+            f"{row['product_gflops']:>9,.0f}",
+            flush=True,
+        )
+    print(
+        f"\n{'estimator on ' + _CONFIGS.value[0]:<35}{'steps/s':>9}{'time to gumbel_softmax':>24}"
+    )
+    estimators = bench_estimators(_CONFIGS.value[0], _ESTIMATORS.value, dataset, rounds)
+    for row in estimators:
+        print(
+            f"{row['estimator']:<35}{row['steps_per_second']:>9,.0f}"
+            f"{row['time_relative_to_gumbel_softmax']:>24.2f}"
+        )
+    if _OUT.value:
+        result = {"provenance": rundir.provenance(), "configs": rows, "estimators": estimators}
+        out = Path(_OUT.value)
+        out.parent.mkdir(parents=True, exist_ok=True)
+        rundir.write_atomically(out, json.dumps(result, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    app.run(main)
