@@ -21,6 +21,7 @@ from jax.scipy.special import gammaln
 from jaxtyping import Array, Float, Key, UInt32
 
 LogitsND = Float[Array, "n k"]
+Scalar = int | float | Float[Array, ""]
 
 
 def _compute_dtype(x: Array) -> jnp.dtype:
@@ -163,6 +164,18 @@ def log_prob(z: LogitsND, logits: LogitsND) -> Float[Array, ""]:
     return jnp.sum(jnp.where(drawn, z * jnp.where(drawn, log_probs, 0), 0))
 
 
+def log_prob_ratio(z: LogitsND, logits_p: LogitsND, logits_q: LogitsND) -> Float[Array, ""]:
+    """``log p(z) - log q(z)`` of a one-hot sample of q, in nats, for evaluation.
+
+    One inner product with the table of ratios, which all samples of an example share under
+    ``vmap``; :func:`log_prob` twice is three times as slow with 200 Bernoulli units. Where p is 0
+    it gives the lowest finite number in place of ``-inf``, which has the same importance weight.
+    """
+    ratio = jax.nn.log_softmax(logits_p, axis=-1) - jax.nn.log_softmax(logits_q, axis=-1)
+    table = jnp.where(logits_q > -jnp.inf, jnp.maximum(ratio, jnp.finfo(ratio.dtype).min), 0)
+    return jnp.vdot(z, jnp.where(jnp.isnan(logits_q), jnp.nan, table))
+
+
 def _plogp(logits: LogitsND, log_ratio: LogitsND) -> Float[Array, ""]:
     """Sum of ``softmax(logits) * log_ratio`` with 0 for classes of probability 0."""
     probs = jax.nn.softmax(logits, axis=-1)
@@ -187,22 +200,20 @@ def kl_divergence(logits_q: LogitsND, logits_p: LogitsND) -> Float[Array, ""]:
     return _plogp(logits_q, log_ratio)
 
 
-def check_temperature(temperature: float | Array) -> None:
+def check_temperature(temperature: Scalar) -> None:
     """Refuse a temperature known not to be positive; a traced one is not checked, 0 gives NaN."""
     if isinstance(temperature, int | float) and not temperature > 0:
         raise ValueError(f"temperature must be positive; got {temperature}")
 
 
-def temper(scores: LogitsND, temperature: float | Array) -> LogitsND:
+def temper(scores: LogitsND, temperature: Scalar) -> LogitsND:
     """``scores / temperature``, its derivative by the temperature finite at scores of ``-inf``."""
     check_temperature(temperature)
     masked = scores == -jnp.inf
     return jnp.where(masked, -jnp.inf, jnp.where(masked, 0, scores) / temperature)
 
 
-def log_gumbel_softmax(
-    key: Key[Array, ""], logits: LogitsND, temperature: float | Array
-) -> LogitsND:
+def log_gumbel_softmax(key: Key[Array, ""], logits: LogitsND, temperature: Scalar) -> LogitsND:
     """Draw the logarithm of a Gumbel-Softmax sample; exact where the sample itself underflows.
 
     Args:
@@ -222,7 +233,7 @@ def log_gumbel_softmax(
 
 
 def log_gumbel_softmax_log_density(
-    log_z: LogitsND, logits: LogitsND, temperature: float | Array
+    log_z: LogitsND, logits: LogitsND, temperature: Scalar
 ) -> Float[Array, ""]:
     """Log-density of ``x = log z``, ``z`` Gumbel-Softmax, summed over the variables.
 
@@ -245,7 +256,7 @@ def log_gumbel_softmax_log_density(
 
 
 def gumbel_softmax_log_density(
-    z: LogitsND, logits: LogitsND, temperature: float | Array
+    z: LogitsND, logits: LogitsND, temperature: Scalar
 ) -> Float[Array, ""]:
     """Log-density of a Gumbel-Softmax sample on the simplex, summed over the variables.
 

@@ -32,7 +32,7 @@ from jax.lax import stop_gradient
 from jaxtyping import Array, Float, Key
 
 from gsm import distributions
-from gsm.distributions import LogitsND, gumbel_max
+from gsm.distributions import LogitsND, Scalar, gumbel_max
 
 Cost = Callable[[LogitsND], Float[Array, ""]]
 Surrogate = Float[Array, ""]
@@ -70,9 +70,7 @@ def straight_through(key: Key[Array, ""], logits: LogitsND) -> LogitsND:
     return _hard_with_gradient_of(gumbel_max(key, logits), soft).astype(logits.dtype)
 
 
-def gumbel_softmax(
-    key: Key[Array, ""], logits: LogitsND, temperature: float | Array = 1.0
-) -> LogitsND:
+def gumbel_softmax(key: Key[Array, ""], logits: LogitsND, temperature: Scalar = 1.0) -> LogitsND:
     """Draw a relaxed one-hot sample, ``softmax((logits + Gumbel noise) / temperature)``.
 
     Args:
@@ -94,7 +92,7 @@ def gumbel_softmax(
 
 
 def straight_through_gumbel_softmax(
-    key: Key[Array, ""], logits: LogitsND, temperature: float | Array = 1.0
+    key: Key[Array, ""], logits: LogitsND, temperature: Scalar = 1.0
 ) -> LogitsND:
     """Draw a one-hot sample whose gradient is that of the Gumbel-Softmax sample of the same noise.
 
@@ -155,7 +153,7 @@ def exact(logits: LogitsND, f: Cost) -> Surrogate:
 
 
 def score_function(
-    key: Key[Array, ""], logits: LogitsND, f: Cost, baseline: float | Array = 0.0
+    key: Key[Array, ""], logits: LogitsND, f: Cost, baseline: Scalar = 0.0
 ) -> Surrogate:
     """The score-function estimator (REINFORCE): ``(f(z) - baseline) grad log q(z)``.
 
@@ -182,9 +180,9 @@ def score_function(
 class Hyperparams(NamedTuple):
     """What estimators share, as scalars that may be traced; each reads only what it needs."""
 
-    temperature: float | Float[Array, ""] = 1.0
+    temperature: Scalar = 1.0
     """Temperature of Gumbel-Softmax, of the gradient for the straight-through kind."""
-    baseline: float | Float[Array, ""] = 0.0
+    baseline: Scalar = 0.0
     """Constant subtracted from the cost in the score function's signal."""
 
 

@@ -85,8 +85,7 @@ def vae_log_weight(
     logits = net.encode(x)
     z = distributions.inverse_cdf(key, logits)
     log_likelihood = distributions.bernoulli_log_prob(x, net.decode(z))
-    log_p = distributions.log_prob(z, net.prior_logits())
-    return log_likelihood + log_p - distributions.log_prob(z, logits)
+    return log_likelihood + distributions.log_prob_ratio(z, net.prior_logits(), logits)
 
 
 def vae_rate(model: CategoricalVAE, params, x: Float[Array, " d"]) -> Float[Array, ""]:

@@ -3,6 +3,10 @@
 import jax
 import pytest
 from jax import random
+from jaxtyping import install_import_hook
+
+# Every annotated shape of gsm is checked at run time.
+install_import_hook("gsm", "beartype.beartype")
 
 jax.config.update("jax_platforms", "cpu")
 # The two commonest silent mistakes become errors: broadcasting by rank, and a key used twice.

@@ -218,6 +218,17 @@ def test_log_prob_entropy_and_kl_equal_enumeration(bed):
     )
 
 
+def test_log_prob_ratio_is_the_difference_of_two_log_probs_even_where_p_or_q_is_zero(key):
+    q, p = MASKED, (0.5 * LOGITS).at[0, 3].set(-jnp.inf)
+    for index in ((0, 2), (2, 0), (4, 4)):
+        z = jax.nn.one_hot(jnp.array(index), 5)
+        expected = distributions.log_prob(z, p) - distributions.log_prob(z, q)
+        np.testing.assert_allclose(distributions.log_prob_ratio(z, p, q), expected, rtol=1e-5)
+    impossible = jax.nn.one_hot(jnp.array([3, 0]), 5)
+    assert jnp.exp(distributions.log_prob_ratio(impossible, p, q)) == 0
+    assert np.isnan(distributions.log_prob_ratio(z, p, q.at[0, 0].set(jnp.nan)))
+
+
 def test_masked_classes_count_zero_and_get_no_gradient():
     unmasked = jnp.delete(MASKED, 1, axis=1)
     z = jax.nn.one_hot(jnp.array([0, 2]), 5)
