@@ -5,8 +5,9 @@ import pytest
 from jax import random
 from jaxtyping import install_import_hook
 
-# Every annotated shape of gsm is checked at run time.
-install_import_hook("gsm", "beartype.beartype")
+# Every annotated shape is checked at run time.
+_ROOMS = ("distributions", "estimators", "models", "objectives", "training", "evaluation")
+install_import_hook([f"gsm.{room}" for room in _ROOMS], "beartype.beartype")
 
 jax.config.update("jax_platforms", "cpu")
 # The two commonest silent mistakes become errors: broadcasting by rank, and a key used twice.
