@@ -13,6 +13,7 @@ from typing import Any, cast
 from absl import flags
 from ml_collections import ConfigDict, config_flags
 
+from configs import defaults
 from experiments import tasks
 from gsm import data, objectives
 from gsm.estimators import ESTIMATORS, MAX_OUTCOMES, RELAXED
@@ -162,6 +163,12 @@ def check(config: ConfigDict) -> ConfigDict:
     """
     config = config.copy_and_resolve_references()
     known = dict(fields(config))
+    for name, default in fields(defaults.vae("mnist")):
+        if type(known.get(name)) is not type(default):
+            raise ConfigError(
+                f"config.{name} must be of type {type(default).__name__}, as in "
+                f"configs/defaults.py; got {known.get(name)!r}"
+            )
 
     def require(name: str, holds: bool, expected: str) -> None:
         if not holds:

@@ -3,12 +3,10 @@
 The same command on the same folder goes on where it stopped; a finished run shows its result.
 """
 
-import signal
 import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from types import FrameType
 from typing import Any
 
 import jax
@@ -17,11 +15,11 @@ import numpy as np
 from absl import app, flags, logging
 from jax import random
 from ml_collections import ConfigDict
-from tqdm import tqdm
 
 from experiments import config as configuration
 from experiments import tasks
 from experiments.config import ConfigError
+from experiments.console import Progress, StopRequest, say
 from experiments.rundir import Events, RunDir, RunDirError
 from gsm import data, training
 
@@ -38,73 +36,11 @@ _KEY_VALID, _KEY_TEST, _KEY_PICTURES = 1, 2, 3
 
 
 class Interrupted(Exception):
-    """Ctrl-C or SIGTERM; the run was saved at ``step``."""
-
-    def __init__(self, step: int):
-        super().__init__(step)
-        self.step = step
+    """Ctrl-C or SIGTERM came; the message says where the run is saved and how to go on."""
 
 
-class NonFiniteLoss(Exception):
-    """The loss or the validation bound was NaN or infinite."""
-
-
-class _StopRequest:
-    """Turns the first Ctrl-C or SIGTERM into a flag; the second one acts as always."""
-
-    def __init__(self):
-        self.made = False
-        self._before = {}
-
-    def _handle(self, number: int, frame: FrameType | None) -> None:
-        self.made = True
-        tqdm.write("stopping after this scan ... (once more to stop at once)", file=sys.stderr)
-        self.__exit__()
-
-    def __enter__(self):
-        for number in (signal.SIGINT, signal.SIGTERM):
-            self._before[number] = signal.signal(number, self._handle)
-        return self
-
-    def __exit__(self, *_):
-        for number, handler in self._before.items():
-            signal.signal(number, handler)
-
-
-class _Progress:
-    """A bar on a terminal, plain lines elsewhere: step, loss, bound, temperature, steps/s, left."""
-
-    def __init__(self, first: int, total: int):
-        self._first, self._total, self._start = first, total, time.monotonic()
-        self._tty = sys.stderr.isatty()
-        self._bar = tqdm(
-            total=total, initial=first, unit="step", dynamic_ncols=True, disable=not self._tty
-        )
-        self._last_line = -np.inf
-
-    def show(self, row: dict[str, Any], bound: float | None) -> None:
-        now = time.monotonic()
-        step = row["step"]
-        numbers = {"loss": f"{row['loss']:.2f}", "temperature": f"{row['temperature']:.3f}"}
-        if bound is not None:
-            numbers["bound"] = f"{-bound:.2f}"
-        if self._tty:
-            self._bar.set_postfix(numbers, refresh=False)
-            self._bar.update(step - self._bar.n)
-        elif now - self._last_line > 10 or step == self._total:
-            self._last_line = now
-            left = (now - self._start) * (self._total - step) / max(step - self._first, 1)
-            parts = "  ".join(f"{name} {value}" for name, value in numbers.items())
-            rate = f"{row['steps_per_second']:,.0f} steps/s  {tqdm.format_interval(left)} left"
-            say(f"step {step:,}/{self._total:,}  {parts}  {rate}")
-
-    def close(self) -> None:
-        self._bar.close()
-
-
-def say(text: str) -> None:
-    """A line for the person at the terminal; standard output is left to the result."""
-    print(text, file=sys.stderr, flush=True)
+class NonFinite(Exception):
+    """The loss or the validation bound was NaN or infinite; the message names the step."""
 
 
 def train(config: ConfigDict, workdir: Path) -> dict[str, Any]:
@@ -112,7 +48,7 @@ def train(config: ConfigDict, workdir: Path) -> dict[str, Any]:
 
     Raises:
       Interrupted: a signal came; the state is saved.
-      NonFiniteLoss: names the step; the last good checkpoint is kept.
+      NonFinite: names the step; the last good checkpoint is kept.
       DataError, RunDirError: the data or the folder cannot serve.
     """
     # Data first: no folder is left behind for a data set that is not there.
@@ -122,32 +58,77 @@ def train(config: ConfigDict, workdir: Path) -> dict[str, Any]:
         say(f"{workdir} is finished; remove it, or choose another --workdir, to run again")
         return result
     task = tasks.build(config, dataset)
-    with _StopRequest() as stop:
+    with StopRequest() as stop:
         try:
-            selected, steps = _fit(config, task, run, stop)
-            result = _finish(config, task, run, selected, steps, stop)
+            state, best = _fit(config, task, run, stop)
+            return _finish(config, task, run, state, best, stop)
         finally:
             run.close()
-    return result
 
 
-def _chunks(config: ConfigDict, step: int) -> Iterator[int]:
-    """Lengths of the scans from ``step`` on: none crosses a logging or an evaluation step."""
-    while step < config.num_steps:
-        end = min(
-            (step // config.log_every + 1) * config.log_every,
-            (step // config.eval_every + 1) * config.eval_every,
-            config.num_steps,
-        )
-        yield end - step
-        step = end
+# --- the loop --------------------------------------------------------------------------------
 
 
 def _fit(
-    config: ConfigDict, task: tasks.Task, run: RunDir, stop: _StopRequest
-) -> tuple[dict[str, Any], dict[str, float]]:
-    """Train to the last step; returns the selected parameters, and what the steps took."""
-    start_of_run = time.perf_counter()
+    config: ConfigDict, task: tasks.Task, run: RunDir, stop: StopRequest
+) -> tuple[training.TrainState, dict[str, Any]]:
+    """Train to the last step; returns the state there and the best parameters on validation."""
+    start = time.perf_counter()
+    state, best = _restore(config, task, run)
+    rows = run.rows()
+    clock = {name: rows[-1][name] if rows else 0.0 for name in ("train_seconds", "seconds")}
+    bound = next((row[_valid(config)] for row in reversed(rows) if _valid(config) in row), None)
+    compiled: dict[int, Any] = {}
+    progress, events = Progress(int(state.step), config.num_steps), Events(run.path)
+    try:
+        for length in _scans(config, int(state.step)):
+            if length not in compiled:
+                compiled[length] = training.run_interval.lower(
+                    task.program, length, task.train, task.settings, state
+                ).compile()
+            start_of_scan = time.perf_counter()
+            next_state, losses = compiled[length](task.train, task.settings, state)
+            losses = np.asarray(losses)
+            scan_seconds = time.perf_counter() - start_of_scan
+            if not np.isfinite(losses).all():
+                first = int(np.argmin(np.isfinite(losses)))
+                raise _non_finite(run, "loss", int(state.step) + first + 1, losses[first])
+
+            state, step = next_state, int(next_state.step)
+            clock["train_seconds"] += scan_seconds
+            row: dict[str, Any] = {
+                "step": step,
+                "loss": float(losses.mean(dtype=np.float64)),
+                "temperature": float(
+                    task.program.hyperparams(state.step - 1, task.settings).temperature
+                ),
+                "steps_per_second": length / scan_seconds,
+                "train_seconds": clock["train_seconds"],
+            }
+            evaluates = step % config.eval_every == 0 or step == config.num_steps
+            if evaluates:
+                row |= _validate(config, task, run, state)
+                bound = row[_valid(config)]
+                if bound < float(best["bound"]):
+                    best = {"params": state.params, "step": state.step, "bound": jnp.float32(bound)}
+            row["seconds"] = clock["seconds"] + time.perf_counter() - start
+            run.append(row)  # before its checkpoint: a checkpoint always has its row
+            if evaluates or stop.made:
+                run.save(step, {"state": state._asdict(), "best": best})
+            events.add(row)
+            progress.show(step, row["steps_per_second"], _shown(row, bound))
+            if stop.made:
+                raise _interrupted(step)
+    finally:
+        progress.close()
+        events.close()
+    return state, best
+
+
+def _restore(
+    config: ConfigDict, task: tasks.Task, run: RunDir
+) -> tuple[training.TrainState, dict[str, Any]]:
+    """State and best parameters of the last checkpoint, or of step 0; later rows are dropped."""
     state = training.init_state(task.program, random.key(config.seed))
     best = {"params": state.params, "step": jnp.int32(0), "bound": jnp.float32(jnp.inf)}
     if run.latest_step() is not None:
@@ -160,148 +141,130 @@ def _fit(
             f"{run.path / 'metrics.jsonl'} has lost the row of step {int(state.step):,}; remove "
             f"{run.path / 'checkpoints' / str(state.step)} to go on from the checkpoint before"
         )
-
-    name = f"valid_nll_m{config.evaluation.valid_samples}"
-    train_seconds, earlier = (rows[-1]["train_seconds"], rows[-1]["seconds"]) if rows else (0, 0)
-    bound = next((row[name] for row in reversed(rows) if name in row), None)
-    compiled, events = {}, Events(run.path)
-    progress = _Progress(int(state.step), config.num_steps)
-
-    def save() -> None:
-        run.save(int(state.step), {"state": state._asdict(), "best": best})
-
-    try:
-        for length in _chunks(config, int(state.step)):
-            if length not in compiled:
-                compiled[length] = training.run_interval.lower(
-                    task.program, length, task.train, task.settings, state
-                ).compile()
-            start = time.perf_counter()
-            new_state, losses = compiled[length](task.train, task.settings, state)
-            losses = np.asarray(losses)
-            seconds = time.perf_counter() - start
-            if not np.isfinite(losses).all():
-                first = int(np.argmin(np.isfinite(losses)))
-                raise _non_finite(run, "loss", int(state.step) + first + 1, losses[first])
-            state, train_seconds = new_state, train_seconds + seconds
-            step = int(state.step)
-            hyperparams = task.program.hyperparams(state.step - 1, task.settings)
-            row: dict[str, Any] = {
-                "step": step,
-                "loss": float(losses.mean(dtype=np.float64)),
-                "temperature": float(hyperparams.temperature),
-                "steps_per_second": length / seconds,
-                "train_seconds": train_seconds,
-            }
-            if step % config.eval_every == 0 or step == config.num_steps:
-                bound = _bound(
-                    task, state.params, task.valid, _KEY_VALID, config.evaluation.valid_samples
-                )
-                if not np.isfinite(bound):  # steps with a finite loss can break the parameters
-                    raise _non_finite(run, "validation bound", step, bound)
-                rates = np.asarray(task.rates(state.params, task.valid))
-                rate = float(rates.mean(dtype=np.float64))
-                row |= {name: bound, "valid_rate": rate}
-                if bound < float(best["bound"]):
-                    best = {
-                        "params": state.params,
-                        "step": state.step,
-                        "bound": jnp.float32(bound),
-                    }
-            row["seconds"] = earlier + time.perf_counter() - start_of_run
-            run.append(row)
-            if name in row:
-                save()
-            events.add(row)
-            progress.show(row, bound)
-            if stop.made:
-                save()
-                raise Interrupted(step)
-    finally:
-        progress.close()
-        events.close()
-
-    last = {"params": state.params, "step": state.step, "bound": bound}
-    timing = {
-        "steps": int(state.step),
-        "steps_per_second": int(state.step) / train_seconds,
-        "seconds": earlier + time.perf_counter() - start_of_run,
-    }
-    return (best if config.keep == "best" else last), timing
+    return state, best
 
 
-def _non_finite(run: RunDir, what: str, step: int, value: float) -> NonFiniteLoss:
+def _scans(config: ConfigDict, step: int) -> Iterator[int]:
+    """Lengths of the scans from ``step`` on: none crosses a logging or an evaluation step."""
+    while step < config.num_steps:
+        end = min(
+            (step // config.log_every + 1) * config.log_every,
+            (step // config.eval_every + 1) * config.eval_every,
+            config.num_steps,
+        )
+        yield end - step
+        step = end
+
+
+def _shown(row: dict[str, Any], bound: float | None) -> dict[str, str]:
+    """The numbers of the progress line."""
+    numbers = {"loss": f"{row['loss']:.2f}", "temperature": f"{row['temperature']:.3f}"}
+    return numbers if bound is None else numbers | {"bound": f"{-bound:.2f}"}
+
+
+def _interrupted(step: int) -> Interrupted:
+    return Interrupted(f"saved at step {step:,}; run the same command to go on")
+
+
+def _non_finite(run: RunDir, what: str, step: int, value: float) -> NonFinite:
     kept = run.latest_step()
-    return NonFiniteLoss(
+    return NonFinite(
         f"the {what} of step {step:,} is not finite ({value}). "
         + (f"The checkpoint of step {kept:,} is kept" if kept else "No checkpoint yet")
         + f" in {run.path}. Try a smaller --config.optimizer.learning_rate"
     )
 
 
-def _bound(
+# --- evaluation ------------------------------------------------------------------------------
+
+
+def _valid(config: ConfigDict) -> str:
+    return f"valid_nll_m{config.evaluation.valid_samples}"
+
+
+def _validate(
+    config: ConfigDict, task: tasks.Task, run: RunDir, state: training.TrainState
+) -> dict[str, float]:
+    """The validation bound, and the KL term of validation images."""
+    samples = config.evaluation.valid_samples
+    bound = _negative_bound(task, state.params, task.valid, _KEY_VALID, samples)
+    if not np.isfinite(bound):  # steps of finite loss can break the parameters
+        raise _non_finite(run, "validation bound", int(state.step), bound)
+    rates = np.asarray(task.rates(state.params, task.valid))
+    return {_valid(config): bound, "valid_rate": float(rates.mean(dtype=np.float64))}
+
+
+def _negative_bound(
     task: tasks.Task,
     params: Any,
     images: jax.Array,
     key: int,
     num_samples: int,
-    stop: _StopRequest | None = None,
+    stop: StopRequest | None = None,
 ) -> float:
-    """Mean multi-sample bound of a data set as a negative log-likelihood, in nats per image."""
+    """Mean of the negative multi-sample bound over a data set, in nats per image."""
     bounds, start = [], time.monotonic()
-    pieces = range(0, len(images), _IMAGES_PER_CALL)
-    for number, first in enumerate(pieces):
+    calls = -(-len(images) // _IMAGES_PER_CALL)
+    for call in range(calls):
+        first = call * _IMAGES_PER_CALL
         piece = images[first : first + _IMAGES_PER_CALL]
-        key_piece = random.key(key)
-        bounds.append(np.asarray(task.bounds(params, key_piece, piece, first, num_samples)))
-        if stop is not None:
-            if stop.made:
-                raise Interrupted(-1)
-            if number == 0 and len(pieces) > 1:
-                left = (time.monotonic() - start) * (len(pieces) - 1)
-                say(f"bound of {len(images):,} images, m = {num_samples:,}: about {left:.0f} s")
-    return -float(np.mean(np.concatenate(bounds), dtype=np.float64))
+        bounds.append(np.asarray(task.bounds(params, random.key(key), piece, first, num_samples)))
+        if stop is not None and stop.made:
+            raise Interrupted
+        if stop is not None and call == 1:  # the first call compiles
+            left = (time.monotonic() - start) * (calls - 2)
+            say(f"bound of {len(images):,} images, m = {num_samples:,}: about {left:.0f} s")
+        if call == 0:
+            start = time.monotonic()
+    return -float(np.concatenate(bounds).mean(dtype=np.float64))
 
 
 def _finish(
     config: ConfigDict,
     task: tasks.Task,
     run: RunDir,
-    selected: dict[str, Any],
-    timing: dict[str, float],
-    stop: _StopRequest,
+    state: training.TrainState,
+    best: dict[str, Any],
+    stop: StopRequest,
 ) -> dict[str, Any]:
-    """Measure the test bound of the selected parameters, draw the figures, write the result."""
-    valid_samples, test_samples = config.evaluation.valid_samples, config.evaluation.test_samples
+    """Measure the test bound of the chosen parameters, draw the figures, write the result."""
+    from experiments import figures  # matplotlib takes a second to import
+
     start = time.perf_counter()
+    rows = run.rows()
+    last = {"params": state.params, "step": state.step, "bound": rows[-1][_valid(config)]}
+    chosen = best if config.keep == "best" else last
+    samples = config.evaluation.test_samples
     try:
-        test = _bound(task, selected["params"], task.test, _KEY_TEST, test_samples, stop)
+        test = _negative_bound(task, chosen["params"], task.test, _KEY_TEST, samples, stop)
     except Interrupted:
-        raise Interrupted(config.num_steps) from None
+        raise _interrupted(config.num_steps) from None
+    test_seconds = time.perf_counter() - start
     result = {
-        f"test_nll_m{test_samples}": test,
-        f"valid_nll_m{valid_samples}": float(selected["bound"]),
-        "selected_step": int(selected["step"]),
-        "steps": timing["steps"],
-        "steps_per_second": timing["steps_per_second"],
-        "test_seconds": time.perf_counter() - start,
-        "seconds": timing["seconds"] + time.perf_counter() - start,
+        f"test_nll_m{samples}": test,
+        _valid(config): float(chosen["bound"]),
+        "selected_step": int(chosen["step"]),
+        "steps": int(state.step),
+        "steps_per_second": int(state.step) / rows[-1]["train_seconds"],
+        "test_seconds": test_seconds,
+        "seconds": rows[-1]["seconds"] + test_seconds,
         "estimator": config.estimator,
         "dataset": config.data.name,
         "seed": config.seed,
         "config_hash": configuration.config_hash(config),
     }
-    from experiments import figures  # matplotlib takes a second to import
-
-    pictures = task.pictures(selected["params"], random.key(_KEY_PICTURES))
-    figures.draw_run(run.rows(), result, pictures, run.path / "figures")
+    pictures = task.pictures(chosen["params"], random.key(_KEY_PICTURES))
+    figures.draw_run(rows, result, pictures, run.path / "figures")
     run.write_result(result)
     return result
 
 
+# --- the command -----------------------------------------------------------------------------
+
+
 def default_workdir(config: ConfigDict, config_file: str) -> Path:
     """``runs/CONFIG-DATASET-ESTIMATOR-HASH``: the same command finds the same folder again."""
-    stem = Path(config_file.partition(":")[0]).stem
+    stem = Path(config_file).stem
     name = f"{stem}-{config.data.name}-{config.estimator}-{configuration.config_hash(config)}"
     return Path("runs") / name
 
@@ -313,18 +276,19 @@ def main(argv: list[str]) -> None:
         logging.set_verbosity(logging.ERROR)
     try:
         config = configuration.check(_CONFIG.value)
-        file = configuration.config_file()
-        workdir = Path(_WORKDIR.value or default_workdir(config, file))
+        workdir = Path(_WORKDIR.value or default_workdir(config, configuration.config_file()))
         result = train(config, workdir)
-    except (ConfigError, data.DataError, RunDirError) as error:
+    except (ConfigError, data.DataError, RunDirError, OSError) as error:
+        # Orbax leaves coroutines open over a damaged checkpoint; they would tell 300 lines at exit.
+        sys.unraisablehook = lambda _: None
         sys.exit(f"error: {error}")
-    except NonFiniteLoss as error:
+    except NonFinite as error:
         sys.exit(f"stopped: {error}")
+    except Interrupted as message:
+        say(str(message))
+        sys.exit(130)
     except KeyboardInterrupt:
         say("stopped at once; run the same command to go on from the last checkpoint")
-        sys.exit(130)
-    except Interrupted as interrupted:
-        say(f"saved at step {interrupted.step:,}; run the same command to go on")
         sys.exit(130)
     for name, value in result.items():
         print(f"{name:>18}  {value:,.4g}" if isinstance(value, float) else f"{name:>18}  {value}")
