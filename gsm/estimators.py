@@ -66,7 +66,7 @@ def straight_through(key: Key[Array, ""], logits: LogitsND) -> LogitsND:
     Source: Bengio et al. 2013, section 4, with the softmax's Jacobian (Gu et al. 2016, footnote 3).
     Biased; unbiased if f is affine in each variable.
     """
-    soft = jax.nn.softmax(logits.astype(jnp.promote_types(logits.dtype, jnp.float32)), axis=-1)
+    soft = distributions.softmax(logits.astype(jnp.promote_types(logits.dtype, jnp.float32)))
     return _hard_with_gradient_of(gumbel_max(key, logits), soft).astype(logits.dtype)
 
 
@@ -88,7 +88,7 @@ def gumbel_softmax(key: Key[Array, ""], logits: LogitsND, temperature: Scalar = 
     biased by O(temperature) for the discrete one, with variance O(1 / temperature).
     """
     scores = distributions.perturb(key, logits)
-    return jax.nn.softmax(distributions.temper(scores, temperature), axis=-1).astype(logits.dtype)
+    return distributions.softmax(distributions.temper(scores, temperature)).astype(logits.dtype)
 
 
 def straight_through_gumbel_softmax(
@@ -110,7 +110,7 @@ def straight_through_gumbel_softmax(
     Source: Jang et al. 2017, section 2.2. Biased; the bias does not vanish as temperature falls.
     """
     scores = distributions.perturb(key, logits)
-    soft = jax.nn.softmax(distributions.temper(scores, temperature), axis=-1)
+    soft = distributions.softmax(distributions.temper(scores, temperature))
     # The argmax of the scores, not of `soft`: rounding makes ties in a softmax.
     return _hard_with_gradient_of(distributions.one_hot_argmax(scores), soft).astype(logits.dtype)
 

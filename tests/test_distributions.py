@@ -54,6 +54,20 @@ def test_gumbel_noise_has_the_gumbel_law(key):
     oracle.assert_mean((noise - np.euler_gamma) ** 2, np.pi**2 / 6)
 
 
+def test_logistic_noise_has_the_logistic_law(key):
+    noise = np.asarray(distributions.logistic(key, (200_000,)), np.float64)
+    assert scipy.stats.kstest(noise, scipy.stats.logistic.cdf).pvalue > 1e-4
+    oracle.assert_mean(noise**2, np.pi**2 / 3)
+
+
+@pytest.mark.parametrize("word", [0, 1, 2**31, 2**32 - 1])
+def test_logistic_noise_is_finite_at_the_extreme_words(monkeypatch, key, word):
+    monkeypatch.setattr(
+        distributions, "random_bits", lambda _, shape: jnp.full(shape, word, jnp.uint32)
+    )
+    assert np.isfinite(distributions.logistic(key, (1,))[0])
+
+
 # --- hard samplers
 
 
@@ -91,16 +105,18 @@ def test_variables_are_drawn_independently(sampler, key):
 
 
 @pytest.mark.parametrize("sampler", SAMPLERS.values(), ids=SAMPLERS)
-def test_a_masked_class_is_never_drawn(sampler, key):
-    z = np.asarray(draw(sampler, key, MASKED, 20_000))
+@pytest.mark.parametrize("classes", [2, 5])
+def test_a_masked_class_is_never_drawn(sampler, classes, key):
+    z = np.asarray(draw(sampler, key, MASKED[:, :classes], 20_000))
     assert z[:, :, 1].sum() == 0
     np.testing.assert_array_equal(z.sum(axis=-1), 1)
 
 
 @pytest.mark.parametrize("sampler", SAMPLERS.values(), ids=SAMPLERS)
 @pytest.mark.parametrize("bad", [np.nan, -np.inf])
-def test_rows_without_a_distribution_give_nan_not_class_zero(sampler, bad, key):
-    z = sampler(key, LOGITS.at[0].set(bad))
+@pytest.mark.parametrize("classes", [2, 5])
+def test_rows_without_a_distribution_give_nan_not_class_zero(sampler, bad, classes, key):
+    z = sampler(key, LOGITS.at[0].set(bad)[:, :classes])
     assert np.isnan(z[0]).all()
     assert np.isfinite(z[1]).all()
 
@@ -255,6 +271,23 @@ def test_masked_classes_count_zero_and_get_no_gradient():
 
 def test_kl_from_a_class_that_the_prior_never_draws_is_infinite():
     assert distributions.kl_divergence(LOGITS, MASKED) == np.inf
+
+
+@pytest.mark.parametrize("classes", [2, 5])
+def test_softmax_and_its_logarithm_are_those_of_jax(classes, key):
+    logits = 20 * random.normal(key, (50, classes))
+    for ours, theirs in (
+        (distributions.softmax, jax.nn.softmax),
+        (distributions.log_softmax, jax.nn.log_softmax),
+    ):
+        np.testing.assert_allclose(ours(logits), theirs(logits), rtol=1e-5, atol=1e-6)
+        cotangent = jnp.sin(jnp.arange(logits.size, dtype=jnp.float32)).reshape(logits.shape)
+        np.testing.assert_allclose(
+            jax.vjp(ours, logits)[1](cotangent)[0],
+            jax.vjp(theirs, logits)[1](cotangent)[0],
+            rtol=1e-4,
+            atol=1e-6,
+        )
 
 
 def test_nan_logits_give_nan():

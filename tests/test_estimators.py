@@ -304,37 +304,46 @@ def test_low_precision_logits_give_finite_gradients_in_their_dtype(name, dtype, 
 
 
 @over_registry
+@pytest.mark.parametrize("classes", [2, 3])
 @pytest.mark.parametrize("scale", [1e4, -1e4])
-def test_extreme_logits_give_finite_values_and_gradients(name, scale, key):
-    logits = scale * jnp.array([[1.0, -1.0, 0.0], [0.5, 0.0, -0.5]])
-    value, estimate = jax.value_and_grad(lambda x: surrogate(name, key, x, BED.cost))(logits)
+def test_extreme_logits_give_finite_values_and_gradients(name, scale, classes, key):
+    logits = scale * jnp.array([[1.0, -1.0, 0.0], [0.5, 0.0, -0.5]])[:, :classes]
+    value, estimate = jax.value_and_grad(
+        lambda x: surrogate(name, key, x, lambda z: jnp.sum(jnp.sin(z) * z))
+    )(logits)
     assert np.isfinite(value)
     assert np.isfinite(estimate).all()
 
 
 @over_registry
-def test_a_masked_class_gets_no_gradient_and_makes_no_nan(name, key):
-    masked = LOGITS.at[:, 1].set(-jnp.inf)
+@pytest.mark.parametrize("bed", oracle.BEDS.values(), ids=oracle.BEDS)
+def test_a_masked_class_gets_no_gradient_and_makes_no_nan(name, bed, key):
+    masked = jnp.asarray(bed.logits, jnp.float32).at[:, 1].set(-jnp.inf)
 
     def value(logits, temperature):
-        return surrogate(name, key, logits, BED.cost, temperature=temperature)
+        return surrogate(name, key, logits, bed.cost, temperature=temperature)
 
     by_logits, by_temperature = jax.grad(value, (0, 1))(masked, 0.7)
     assert np.isfinite(by_logits).all()
     assert (by_logits[:, 1] == 0).all()
     finite = jnp.where(masked == -jnp.inf, -1e9, masked)
     by_finite, by_temperature_finite = jax.grad(
-        lambda x, t: surrogate(name, random.clone(key), x, BED.cost, temperature=t), (0, 1)
+        lambda x, t: surrogate(name, random.clone(key), x, bed.cost, temperature=t), (0, 1)
     )(finite, 0.7)
     np.testing.assert_allclose(by_logits, by_finite, rtol=1e-5, atol=1e-6)
     np.testing.assert_allclose(by_temperature, by_temperature_finite, rtol=1e-5, atol=1e-6)
 
 
 @over_registry
-def test_nan_logits_give_nan(name, key):
-    bad = LOGITS.at[0, 0].set(jnp.nan)
-    assert np.isnan(surrogate(name, key, bad, BED.cost))
-    assert np.isnan(gradient(name, random.clone(key), bad, BED.cost)).any()
+@pytest.mark.parametrize("classes", [2, 3])
+def test_nan_logits_give_nan(name, classes, key):
+    bad = LOGITS.at[0, 0].set(jnp.nan)[:, :classes]
+
+    def cost(z):
+        return jnp.sum(jnp.sin(z))
+
+    assert np.isnan(surrogate(name, key, bad, cost))
+    assert np.isnan(gradient(name, random.clone(key), bad, cost)).any()
 
 
 @over_registry
