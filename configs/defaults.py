@@ -44,7 +44,14 @@ def vae(dataset: str) -> ConfigDict:
     temperature.floor = 0.5
     temperature.update_every = 1_000
 
-    config.baseline = 0.0  # nats, subtracted from the cost by score_function
+    # min(cap, initial + rate * step), of slope_annealed_st, updated with the temperature.
+    config.slope = slope = ConfigDict()
+    slope.initial = 1.0
+    slope.rate = 8e-5  # 0.04 an epoch of 500 steps
+    slope.cap = 2.0
+
+    config.baseline = 0.0  # nats, subtracted from the signal of score_function and muprop
+    config.eta = 1.0  # weight of rebar's control variate
 
     config.evaluation = evaluation = ConfigDict()
     evaluation.valid_samples = 100  # m of the bound at each evaluation

@@ -16,7 +16,7 @@ from ml_collections import ConfigDict, config_flags
 from configs import defaults
 from experiments import tasks
 from gsm import data, objectives
-from gsm.estimators import ESTIMATORS, MAX_OUTCOMES, RELAXED
+from gsm.estimators import BERNOULLI_ONLY, ESTIMATORS, MAX_OUTCOMES, RELAXED
 from gsm.evaluation import SAMPLES_AT_ONCE
 from gsm.models import PRIORS
 
@@ -198,11 +198,16 @@ def check(config: ConfigDict) -> ConfigDict:
     sizes = config.model.hidden_sizes
     whole = all(isinstance(size, int) and size >= 1 for size in sizes)
     require("model.hidden_sizes", whole, "positive whole numbers, such as 512,256, or ()")
-    for name in ("optimizer.learning_rate", "temperature.initial", "temperature.floor"):
+    for name in (
+        "optimizer.learning_rate", "temperature.initial", "temperature.floor", "slope.initial",
+        "slope.cap",
+    ):  # fmt: skip
         require(name, 0 < known[name] < float("inf"), "positive and finite")
-    require("temperature.rate", 0 <= config.temperature.rate < float("inf"), "0 or more and finite")
+    for name in ("temperature.rate", "slope.rate"):
+        require(name, 0 <= known[name] < float("inf"), "0 or more and finite")
     require("optimizer.momentum", 0 <= config.optimizer.momentum < 1, "at least 0 and below 1")
-    require("baseline", abs(config.baseline) < float("inf"), "finite")
+    for name in ("baseline", "eta"):
+        require(name, abs(known[name]) < float("inf"), "finite")
     for name in ("evaluation.valid_samples", "evaluation.test_samples"):
         streams = known[name] <= SAMPLES_AT_ONCE or known[name] % SAMPLES_AT_ONCE == 0
         require(name, streams, f"at most {SAMPLES_AT_ONCE:,}, or a multiple of it")
@@ -217,6 +222,11 @@ def check(config: ConfigDict) -> ConfigDict:
         raise ConfigError(
             f"config.kl=sampled needs hard samples, and {config.estimator} has relaxed ones; use "
             f"analytic, relaxed_log_mass or relaxed_density"
+        )
+    if config.estimator in BERNOULLI_ONLY and config.model.num_classes != 2:
+        raise ConfigError(
+            f"config.estimator={config.estimator} needs two classes; config.model.num_classes is "
+            f"{config.model.num_classes}. Try configs/bern_vae.py"
         )
     exponent = min(config.model.num_latents, MAX_OUTCOMES.bit_length())  # more is too many anyhow
     if config.estimator == "exact" and config.model.num_classes**exponent > MAX_OUTCOMES:

@@ -51,7 +51,7 @@ def build(config: ConfigDict, dataset: data.Dataset) -> Task:
     model = _model(config.model, mean_image)
     estimator = ESTIMATORS[config.estimator]
     example = jnp.zeros(mean_image.shape)
-    temperature_every = config.temperature.update_every
+    update_every = config.temperature.update_every
 
     def hyperparams(step, settings):
         return Hyperparams(
@@ -60,9 +60,17 @@ def build(config: ConfigDict, dataset: data.Dataset) -> Task:
                 settings["temperature_initial"],
                 settings["temperature_rate"],
                 settings["temperature_floor"],
-                temperature_every,
+                update_every,
             ),
             baseline=settings["baseline"],
+            slope=schedules.annealed_slope(
+                step,
+                settings["slope_initial"],
+                settings["slope_rate"],
+                settings["slope_cap"],
+                update_every,
+            ),
+            eta=settings["eta"],
         )
 
     program = training.Program(
@@ -101,7 +109,11 @@ def settings(config: ConfigDict) -> dict[str, float]:
         "temperature_initial": config.temperature.initial,
         "temperature_rate": config.temperature.rate,
         "temperature_floor": config.temperature.floor,
+        "slope_initial": config.slope.initial,
+        "slope_rate": config.slope.rate,
+        "slope_cap": config.slope.cap,
         "baseline": config.baseline,
+        "eta": config.eta,
     }
 
 

@@ -28,6 +28,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax import random
 from jax.lax import stop_gradient
 from jaxtyping import Array, Float, Key
 
@@ -66,7 +67,7 @@ def straight_through(key: Key[Array, ""], logits: LogitsND) -> LogitsND:
     Source: Bengio et al. 2013, section 4, with the softmax's Jacobian (Gu et al. 2016, footnote 3).
     Biased; unbiased if f is affine in each variable.
     """
-    soft = distributions.softmax(logits.astype(jnp.promote_types(logits.dtype, jnp.float32)))
+    soft = distributions.softmax(_in_float32(logits))
     return _hard_with_gradient_of(gumbel_max(key, logits), soft).astype(logits.dtype)
 
 
@@ -113,6 +114,137 @@ def straight_through_gumbel_softmax(
     soft = distributions.softmax(distributions.temper(scores, temperature))
     # The argmax of the scores, not of `soft`: rounding makes ties in a softmax.
     return _hard_with_gradient_of(distributions.one_hot_argmax(scores), soft).astype(logits.dtype)
+
+
+def slope_annealed_straight_through(
+    key: Key[Array, ""], logits: LogitsND, slope: Scalar = 1.0
+) -> LogitsND:
+    """Draw a one-hot sample whose gradient is that of ``softmax(slope * logits)``.
+
+    Args:
+      key: random key.
+      logits: unnormalised log-probabilities ``[n, k]``.
+      slope: positive scalar, raised during training; 1 is :func:`straight_through`.
+
+    Returns:
+      Exactly one-hot ``z [n, k]``, drawn from ``softmax(logits)`` whatever the slope.
+
+    Source: Chung et al. 2017 (hierarchical multiscale RNN), section 3.2, whose hard sigmoid becomes
+    the softmax. Biased, and more so the steeper it is.
+
+    NOTE(paper): neither the schedule nor the form for categoricals is given.
+    """
+    soft = distributions.softmax(distributions.temper(_in_float32(logits), 1 / slope))
+    return _hard_with_gradient_of(gumbel_max(key, logits), soft).astype(logits.dtype)
+
+
+def gumbel_rao(
+    key: Key[Array, ""], logits: LogitsND, temperature: Scalar = 1.0, num_samples: int = 10
+) -> LogitsND:
+    """Draw a one-hot sample with the mean gradient of ST Gumbel-Softmax given that sample.
+
+    Args:
+      key: random key.
+      logits: unnormalised log-probabilities ``[n, k]``.
+      temperature: positive scalar, of the gradient only.
+      num_samples: conditional noises averaged; 1 has the law of
+        :func:`straight_through_gumbel_softmax`.
+
+    Returns:
+      Exactly one-hot ``z [n, k]`` in the dtype of the logits.
+
+    Source: Paulus et al. 2021, equation 10. The same mean as ST Gumbel-Softmax and less variance,
+    at one evaluation of what follows.
+
+    NOTE(paper): the text differentiates through the conditional noise too; that estimates another
+    quantity, of relative bias 0.8 (Paulus et al.'s own experiments do not).
+    """
+    key_sample, key_noise = random.split(key)
+    logits_32 = _in_float32(logits)
+    hard = gumbel_max(key_sample, logits_32)
+
+    def soft(key):
+        fixed = stop_gradient(logits_32)
+        noise = distributions.conditional_gumbels(key, fixed, hard) - fixed
+        scores = logits_32 + jnp.where(fixed == -jnp.inf, 0, noise)
+        return distributions.softmax(distributions.temper(scores, temperature))
+
+    mean = jnp.mean(jax.vmap(soft)(random.split(key_noise, num_samples)), axis=0)
+    return _hard_with_gradient_of(hard, mean).astype(logits.dtype)
+
+
+def reinmax(key: Key[Array, ""], logits: LogitsND) -> LogitsND:
+    """Draw a one-hot sample with the second-order straight-through gradient.
+
+    Args:
+      key: random key.
+      logits: unnormalised log-probabilities ``[n, k]``.
+
+    Returns:
+      Exactly one-hot ``z [n, k]`` in the dtype of the logits.
+
+    Source: Liu et al. 2023 (ReinMax), the same as the ZGR of Shekhovtsov 2023: half of
+    straight-through plus half of DARN around the mean, the limit of Gumbel-Rao at temperature 0.
+    Biased; unbiased if f is quadratic in each variable. It has no temperature.
+    """
+    logits_32 = _in_float32(logits)
+    hard, probs = gumbel_max(key, logits_32), stop_gradient(distributions.softmax(logits_32))
+    # For a cotangent d the estimate is (p * (d - <z, d>) + z * <z - p, d>) / 2: symmetric as a
+    # matrix, so the same expression in the logits has it as its gradient.
+    x = jnp.where(logits_32 == -jnp.inf, 0, logits_32)
+    lead = x - jnp.sum(hard * x, axis=-1, keepdims=True)
+    soft = (probs * lead + hard * jnp.sum((hard - probs) * x, axis=-1, keepdims=True)) / 2
+    return _hard_with_gradient_of(hard, soft).astype(logits.dtype)
+
+
+def gapped_straight_through(
+    key: Key[Array, ""], logits: LogitsND, temperature: Scalar = 1.0, gap: Scalar = 1.0
+) -> LogitsND:
+    """Draw a one-hot sample with the gradient of a softmax moved to where the sample leads.
+
+    Args:
+      key: random key.
+      logits: unnormalised log-probabilities ``[n, k]``.
+      temperature: positive scalar, of the gradient only.
+      gap: how far, in logits, the drawn class leads the others in the softmax of the gradient.
+
+    Returns:
+      Exactly one-hot ``z [n, k]`` in the dtype of the logits.
+
+    Source: Fan et al. 2022. Biased, of low variance: given the sample nothing is random.
+    """
+    logits_32 = _in_float32(logits)
+    hard, fixed = gumbel_max(key, logits_32), stop_gradient(logits_32)
+    largest = jnp.max(fixed, axis=-1, keepdims=True)
+    # `where`, not a product: the reference's (largest - logits) * z is NaN beside a mask.
+    move = jnp.where(hard > 0, largest - fixed, -jax.nn.relu(fixed - largest + gap))
+    soft = distributions.softmax(distributions.temper(logits_32 + move, temperature))
+    return _hard_with_gradient_of(hard, soft).astype(logits.dtype)
+
+
+def binary_concrete(
+    key: Key[Array, ""], logits: Float[Array, " n"], temperature: Scalar = 1.0
+) -> Float[Array, " n"]:
+    """Draw relaxed Bernoulli units, ``sigmoid((logits + logistic noise) / temperature)``.
+
+    Args:
+      key: random key.
+      logits: log-odds ``[n]``.
+      temperature: positive scalar.
+
+    Returns:
+      Units ``[n]`` in (0, 1): class 0 of :func:`gumbel_softmax` on the two-class logits.
+
+    Raises:
+      ValueError: the temperature is a Python number and not positive.
+
+    Source: Maddison et al. 2017, appendix B.
+    """
+    return gumbel_softmax(key, distributions.two_class_logits(logits), temperature)[:, 0]
+
+
+def _in_float32(logits: LogitsND) -> LogitsND:
+    return logits.astype(jnp.promote_types(logits.dtype, jnp.float32))
 
 
 def _hard_with_gradient_of(hard: LogitsND, soft: LogitsND) -> LogitsND:
@@ -174,6 +306,227 @@ def score_function(
     return cost + signal * gradient_only(distributions.log_prob(z, logits))
 
 
+def rloo(key: Key[Array, ""], logits: LogitsND, f: Cost, num_samples: int = 4) -> Surrogate:
+    """The score function with the mean of the other samples' costs as each sample's baseline.
+
+    Args:
+      key: random key.
+      logits: unnormalised log-probabilities ``[n, k]``.
+      f: cost of a one-hot sample; need not be differentiable.
+      num_samples: M, at least 2.
+
+    Returns:
+      Surrogate with the mean cost of the M samples as its value.
+
+    Raises:
+      ValueError: fewer than 2 samples.
+
+    Source: Kool et al. 2019 ("Buy 4 REINFORCE samples"); Salimans and Knowles 2014. Unbiased.
+    Cost: evaluates f M times, vectorised.
+    """
+    if num_samples < 2:
+        raise ValueError(f"rloo needs at least 2 samples; got num_samples = {num_samples}")
+    z = jax.vmap(gumbel_max, (0, None))(random.split(key, num_samples), logits)
+    costs = jax.vmap(f)(z)
+    log_q = jax.vmap(distributions.log_prob, (0, None))(z, logits)
+    # f_m less the mean of the others is M / (M - 1) times f_m less the mean of all.
+    signals = stop_gradient(costs - jnp.mean(costs)) * num_samples / (num_samples - 1)
+    return jnp.mean(costs + signals * gradient_only(log_q))
+
+
+def darn(key: Key[Array, ""], logits: LogitsND, f: Cost) -> Surrogate:
+    """The score function with the slope of f at the sample as each variable's signal.
+
+    Expands f around the sample and evaluates the expansion at the uniform point ``x = 1 / k``: the
+    signal of variable n is ``<f'(z)_n, z_n - x>``.
+
+    Args:
+      key: random key.
+      logits: unnormalised log-probabilities ``[n, k]``.
+      f: differentiable cost of a one-hot sample.
+
+    Returns:
+      Surrogate with the value ``f(z)``.
+
+    Source: Gregor et al. 2014, as Gu et al. 2016 state it (section 4.2 and, for categoricals, 5.2).
+    Biased; unbiased if f is quadratic in each of Bernoulli units. Cost: one evaluation of f and of
+    its derivative.
+
+    NOTE(paper): section 3.2 of Jang et al. prints the expansion around 1/2 as a baseline without
+    its correction; that has the mean gradient 0 where this is exact.
+    """
+    z = gumbel_max(key, logits)
+    cost, slope = _cost_and_slope(f, z)
+    signals = jnp.sum(slope * (z - 1 / logits.shape[-1]), axis=-1)
+    return cost + carry_gradient(distributions.log_probs(z, logits), signals)
+
+
+def muprop(key: Key[Array, ""], logits: LogitsND, f: Cost, baseline: Scalar = 0.0) -> Surrogate:
+    """The score function with f's expansion around the mean as its control variate.
+
+    Args:
+      key: random key.
+      logits: unnormalised log-probabilities ``[n, k]``.
+      f: differentiable cost that accepts points inside the simplex.
+      baseline: scalar subtracted from what the expansion leaves.
+
+    Returns:
+      Surrogate with the value ``f(z)``.
+
+    Source: Gu et al. 2016, equations 3 and 11. Unbiased; of variance 0 if f is linear. Nested
+    layers stay unbiased: any expansion that does not depend on the sample will do. Cost: two
+    evaluations of f and one of its derivative.
+    """
+    z, mean = gumbel_max(key, logits), distributions.softmax(_in_float32(logits))
+    cost_at_mean, slope = _cost_and_slope(f, stop_gradient(mean).astype(logits.dtype))
+    cost = f(z)
+    signal = stop_gradient(cost - cost_at_mean - jnp.sum(slope * (z - mean)) - baseline)
+    score = signal * gradient_only(distributions.log_prob(z, logits))
+    return cost + score + carry_gradient(mean, slope)
+
+
+def rebar(
+    key: Key[Array, ""], logits: LogitsND, f: Cost, temperature: Scalar = 0.5, eta: Scalar = 1.0
+) -> Surrogate:
+    """The score function with a relaxed f as control variate, corrected by reparameterisation.
+
+    Args:
+      key: random key.
+      logits: unnormalised log-probabilities ``[n, k]``.
+      f: differentiable cost that accepts points inside the simplex.
+      temperature: positive scalar, of the relaxed f.
+      eta: weight of the control variate; 0 leaves the score function.
+
+    Returns:
+      Surrogate with the value ``f(z)``.
+
+    Source: Tucker et al. 2017, section 3. Unbiased for every temperature and eta. Cost: three
+    evaluations of f and two of its derivative.
+    """
+    key_sample, key_condition = random.split(key)
+    scores = distributions.perturb(key_sample, logits)
+    z = stop_gradient(distributions.one_hot_argmax(scores)).astype(logits.dtype)
+    conditioned = distributions.conditional_gumbels(key_condition, logits, z)
+    cost = f(z)
+
+    def control(scores):
+        """Value of the control variate, and its gradient by the logits as a zero-valued scalar."""
+        relaxed = distributions.softmax(distributions.temper(scores, temperature))
+        value, slope = _cost_and_slope(f, stop_gradient(relaxed).astype(logits.dtype))
+        return eta * stop_gradient(value), carry_gradient(relaxed, eta * slope)
+
+    _, along_free = control(scores)
+    value, along_conditioned = control(conditioned)
+    score = stop_gradient(cost - value) * gradient_only(distributions.log_prob(z, logits))
+    return cost + score + along_free - along_conditioned
+
+
+def disarm(key: Key[Array, ""], logits: LogitsND, f: Cost) -> Surrogate:
+    """Two antithetic samples of Bernoulli units, their noise integrated out.
+
+    Args:
+      key: random key.
+      logits: unnormalised log-probabilities ``[n, 2]``.
+      f: cost of a one-hot sample; need not be differentiable.
+
+    Returns:
+      Surrogate with the mean cost of the two samples as its value.
+
+    Raises:
+      ValueError: there are not two classes.
+
+    Source: Dong et al. 2020; Yin et al. 2020 (U2G). Unbiased. Cost: evaluates f twice, vectorised.
+    """
+    if logits.shape[-1] != 2:
+        raise ValueError(f"disarm needs two classes; logits have shape {logits.shape}")
+    logits_32 = _in_float32(logits)
+    lead = logits_32[:, 0] - logits_32[:, 1]
+    probs = jax.nn.sigmoid(lead)
+    u = distributions.uniform(key, lead.shape, lead.dtype)
+    pair = jnp.stack([u > 1 - probs, u < probs])
+    on = jnp.where(jnp.isnan(lead), jnp.nan, pair).astype(logits.dtype)
+    costs = jax.vmap(f)(jnp.stack([on, 1 - on], axis=-1))
+    differ = pair[0] != pair[1]
+    sign = jnp.where(pair[1], -1.0, 1.0)
+    estimate = (costs[0] - costs[1]) / 2 * sign * jax.nn.sigmoid(jnp.abs(lead))
+    return jnp.mean(costs) + carry_gradient(lead, jnp.where(differ, estimate, 0))
+
+
+def local_expectation(key: Key[Array, ""], logits: LogitsND, f: Cost) -> Surrogate:
+    """Each variable's expectation enumerated, with the others held at one sample.
+
+    Args:
+      key: random key.
+      logits: unnormalised log-probabilities ``[n, k]``.
+      f: cost of a one-hot sample; need not be differentiable.
+
+    Returns:
+      Surrogate with the value ``f(z)``.
+
+    Source: Titsias and Lazaro-Gredilla 2015; Tokui and Sato 2017. Unbiased, of the lowest variance
+    of all; exact for one variable. Cost: evaluates f ``n k + 1`` times, vectorised.
+    """
+    n, k = logits.shape
+    z = gumbel_max(key, logits)
+
+    def cost_with(row, of_class):
+        return f(z.at[row].set(jax.nn.one_hot(of_class, k, dtype=z.dtype)))
+
+    costs = jax.vmap(jax.vmap(cost_with, (None, 0)), (0, None))(jnp.arange(n), jnp.arange(k))
+    return f(z) + carry_gradient(distributions.softmax(_in_float32(logits)), costs)
+
+
+def _cost_and_slope(f: Cost, z: LogitsND) -> tuple[Float[Array, ""], LogitsND]:
+    """``f(z)``, which trains what f closes over, and ``f'(z)``, which is a number."""
+    cost, pullback = jax.vjp(f, z)
+    return cost, stop_gradient(pullback(jnp.ones_like(cost))[0])
+
+
+# --- Multi-sample objectives: arrays of log-weights ------------------------------------------
+
+
+def iwae(log_w: Float[Array, " m"]) -> Surrogate:
+    """The importance-weighted bound ``log (1/m) sum_i w_i``, for reparameterised samples.
+
+    Args:
+      log_w: log-importance-weights ``log p(x, z_i) - log q(z_i | x)`` of m samples, in nats.
+
+    Returns:
+      The bound, to be maximised: the negative of a loss.
+
+    Source: Burda et al. 2016, equation 8.
+    """
+    return jax.nn.logsumexp(log_w) - jnp.log(log_w.shape[0])
+
+
+def vimco(log_w: Float[Array, " m"], log_q: Float[Array, " m"]) -> Surrogate:
+    """The importance-weighted bound of hard samples, each with the others as its baseline.
+
+    Args:
+      log_w: log-importance-weights of m samples, in nats, differentiable in the parameters of both
+        p and q (``log q`` inside them may not be dropped: that is a bias of 0.6 at m = 2).
+      log_q: ``log q(z_i | x)`` of the same samples.
+
+    Returns:
+      The bound, to be maximised; its gradient is unbiased.
+
+    Raises:
+      ValueError: fewer than 2 samples.
+
+    Source: Mnih and Rezende 2016, equation 8 and the geometric mean of section 3.2.
+    """
+    (m,) = log_w.shape
+    if m < 2:
+        raise ValueError(f"vimco needs at least 2 samples; got {m}")
+    fixed = stop_gradient(log_w)
+    # Row j holds the weights with the j-th replaced by the geometric mean of the others. Replaced,
+    # not subtracted from the sum: that cancels to nothing where one weight is all.
+    others = (jnp.sum(fixed) - fixed) / (m - 1)
+    replaced = jnp.where(jnp.eye(m, dtype=bool), others[:, None], fixed[None, :])
+    signals = jax.nn.logsumexp(fixed) - jax.nn.logsumexp(replaced, axis=1)
+    return iwae(log_w) + carry_gradient(log_q, signals)
+
+
 # --- The registry ----------------------------------------------------------------------------
 
 
@@ -181,9 +534,13 @@ class Hyperparams(NamedTuple):
     """What estimators share, as scalars that may be traced; each reads only what it needs."""
 
     temperature: Scalar = 1.0
-    """Temperature of Gumbel-Softmax, of the gradient for the straight-through kind."""
+    """Of Gumbel-Softmax; of the gradient for the straight-through kind; of REBAR's relaxed f."""
     baseline: Scalar = 0.0
-    """Constant subtracted from the cost in the score function's signal."""
+    """Constant subtracted from the learning signal of the score function and of MuProp."""
+    slope: Scalar = 1.0
+    """Slope of slope-annealed straight-through."""
+    eta: Scalar = 1.0
+    """Weight of REBAR's control variate."""
 
 
 Estimator = Callable[[Key[Array, ""], LogitsND, Cost, Hyperparams], Surrogate]
@@ -198,16 +555,32 @@ ESTIMATORS = _Registry(
     {
         "exact": lambda key, logits, f, h: exact(logits, f),
         "score_function": lambda key, logits, f, h: score_function(key, logits, f, h.baseline),
+        "darn": lambda key, logits, f, h: darn(key, logits, f),
+        "muprop": lambda key, logits, f, h: muprop(key, logits, f, h.baseline),
         "straight_through": lambda key, logits, f, h: f(straight_through(key, logits)),
+        "slope_annealed_st": lambda key, logits, f, h: f(
+            slope_annealed_straight_through(key, logits, h.slope)
+        ),
         "gumbel_softmax": lambda key, logits, f, h: f(gumbel_softmax(key, logits, h.temperature)),
         "st_gumbel_softmax": lambda key, logits, f, h: f(
             straight_through_gumbel_softmax(key, logits, h.temperature)
         ),
-        # Next, under the same contract: nvil, darn, muprop, slope_annealed_st, rloo, rebar, relax,
-        # gumbel_rao, reinmax, disarm, local_expectation.
+        "rloo": lambda key, logits, f, h: rloo(key, logits, f),
+        "rebar": lambda key, logits, f, h: rebar(key, logits, f, h.temperature, h.eta),
+        "gumbel_rao": lambda key, logits, f, h: f(gumbel_rao(key, logits, h.temperature)),
+        "reinmax": lambda key, logits, f, h: f(reinmax(key, logits)),
+        "gapped_straight_through": lambda key, logits, f, h: f(
+            gapped_straight_through(key, logits, h.temperature)
+        ),
+        "disarm": lambda key, logits, f, h: disarm(key, logits, f),
+        "local_expectation": lambda key, logits, f, h: local_expectation(key, logits, f),
+        # Next, with learned parts: nvil, relax.
     }
 )
 """Every estimator by name: ``ESTIMATORS[name](key, logits, f, Hyperparams(...)) -> surrogate``."""
 
 RELAXED = frozenset({"gumbel_softmax"})
-"""The estimators that hand f a point inside the simplex; all others hand it a one-hot sample."""
+"""The estimators whose sample is a point inside the simplex; that of all others is one-hot."""
+
+BERNOULLI_ONLY = frozenset({"disarm"})
+"""The estimators that are for two classes."""

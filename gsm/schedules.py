@@ -1,4 +1,4 @@
-"""Temperature against the step. Traceable in every argument, so sweeps may vmap over the rates."""
+"""Temperature and slope against the step, traceable in every argument: sweeps vmap over rates."""
 
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
@@ -25,3 +25,25 @@ def annealed_temperature(
     """
     last_update = (step // update_every) * update_every
     return jnp.maximum(floor, initial * jnp.exp(-rate * last_update))
+
+
+def annealed_slope(
+    step: int | Int[Array, ""],
+    initial: float | Float[Array, ""],
+    rate: float | Float[Array, ""],
+    cap: float | Float[Array, ""],
+    update_every: int | Int[Array, ""],
+) -> Float[Array, ""]:
+    """``min(cap, initial + rate * t)``, with t the last multiple of ``update_every``.
+
+    Args:
+      step: number of updates done so far.
+      initial: slope at step 0.
+      rate: increase per step.
+      cap: largest slope.
+      update_every: the slope is held for this many steps.
+
+    Source: Chung et al. 2017, section 3.2 (0.04 an epoch from 1); Jang et al. name no schedule.
+    """
+    last_update = (step // update_every) * update_every
+    return jnp.minimum(cap, initial + rate * last_update)

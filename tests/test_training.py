@@ -99,11 +99,17 @@ def test_seeds_and_settings_under_vmap_equal_lone_runs():
 
 
 def test_nothing_recompiles_as_settings_and_states_change():
-    before = training.run_interval._cache_size()
-    state = start()
+    traces = []
+
+    def traced(step, settings):
+        traces.append(step)
+        return PROGRAM.hyperparams(step, settings)
+
+    program, state = PROGRAM._replace(hyperparams=traced), start()
     for rate in (0.1, 0.2, 0.3):
-        state, _ = run(state, 7, settings={**SETTINGS, "learning_rate": jnp.float32(rate)})
-    assert training.run_interval._cache_size() == before + 1
+        settings = {**SETTINGS, "learning_rate": jnp.float32(rate)}
+        state, _ = training.run_interval(program, 7, DATA, settings, state)
+    assert len(traces) == 1
 
 
 def test_steps_and_seeds_differ_in_batch_and_noise():
