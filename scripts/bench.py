@@ -27,6 +27,7 @@ from jax import random
 from experiments import config as configuration
 from experiments import rundir, tasks
 from gsm import data, training
+from gsm.estimators import BERNOULLI_ONLY, ESTIMATORS
 
 _CONFIGS = flags.DEFINE_list(
     "configs",
@@ -35,7 +36,7 @@ _CONFIGS = flags.DEFINE_list(
 )
 _ESTIMATORS = flags.DEFINE_list(
     "estimators",
-    ["gumbel_softmax", "st_gumbel_softmax", "straight_through", "score_function"],
+    [name for name in ESTIMATORS if name not in ("exact", "local_expectation", *BERNOULLI_ONLY)],
     "Estimators, each measured on the first config beside gumbel_softmax.",
 )
 _ROUNDS = flags.DEFINE_integer("rounds", 7, "Rounds of alternating measurements.", lower_bound=1)

@@ -58,8 +58,23 @@ def with_fields(**fields):
 KL_NEEDS_RELAXED = {"relaxed_log_mass": True, "relaxed_density": True, "sampled": False}
 
 
-@pytest.mark.parametrize("estimator", ESTIMATORS)
-@pytest.mark.parametrize("kl", KL_FORMS)
+SAMPLED_IN_THE_DEFAULT_RUN = ("score_function", "muprop", "gumbel_softmax")
+
+
+@pytest.mark.parametrize(
+    ("kl", "estimator"),
+    [
+        pytest.param(
+            kl,
+            estimator,
+            marks=[pytest.mark.slow]
+            if kl == "sampled" and estimator not in SAMPLED_IN_THE_DEFAULT_RUN
+            else [],
+        )
+        for kl in KL_FORMS
+        for estimator in ESTIMATORS
+    ],
+)
 def test_every_estimator_trains_the_vae_or_is_refused_in_one_line(estimator, kl, digits):
     num_classes = 2 if estimator in BERNOULLI_ONLY else 4
     fields = {"estimator": estimator, "kl": kl, "model__num_classes": num_classes}

@@ -28,11 +28,16 @@ def serves(name, bed):
     return name not in BERNOULLI_ONLY or bed.logits.shape[1] == 2
 
 
-CASES = [(name, bed) for name in ESTIMATORS for bed in BEDS if serves(name, BEDS[bed])]
+CASES = [
+    pytest.param(name, bed, marks=[pytest.mark.slow] if bed == "three of four classes" else [])
+    for name in ESTIMATORS
+    for bed in BEDS
+    if serves(name, BEDS[bed])
+]
 over_cases = pytest.mark.parametrize(("name", "bed"), CASES)
 over_small_cases = pytest.mark.parametrize(
     ("name", "bed"),
-    [case for case in CASES if case[1].split()[-1] != "classes" or "two" in case[1]],
+    [case for case in CASES if case.values[1] != "three of four classes"],
 )
 over_registry = pytest.mark.parametrize("name", ESTIMATORS)
 
@@ -220,7 +225,7 @@ def test_every_entry_says_what_its_mean_gradient_is():
 
 @pytest.mark.parametrize(
     ("name", "bed"),
-    [case for case in CASES if case[0] not in BY_QUADRATURE or case[1] == ONE_UNIT],
+    [c for c in CASES if c.values[0] not in BY_QUADRATURE or c.values[1] == ONE_UNIT],
 )
 def test_mean_gradient_and_mean_value(name, bed, key):
     """z-tests on 100,000 draws, family-wise false-alarm rate 1e-6 for each case."""
@@ -416,7 +421,7 @@ def test_a_hyperparameter_is_read_by_those_it_is_for_and_by_no_other(name, key):
 
 
 @over_registry
-@pytest.mark.parametrize("dtype", ["float32", "bfloat16", "float16"])
+@pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
 def test_low_precision_logits_give_finite_gradients_in_their_dtype(name, dtype, key):
     bed = small_bed(name)
     logits = logits_of(bed).astype(dtype)
@@ -427,11 +432,10 @@ def test_low_precision_logits_give_finite_gradients_in_their_dtype(name, dtype, 
 
 @over_registry
 @pytest.mark.parametrize("classes", [2, 3])
-@pytest.mark.parametrize("scale", [1e4, -1e4])
-def test_extreme_logits_give_finite_values_and_gradients(name, scale, classes, key):
+def test_extreme_logits_give_finite_values_and_gradients(name, classes, key):
     if classes > 2 and name in BERNOULLI_ONLY:
         pytest.skip("for two classes only")
-    logits = scale * jnp.array([[1.0, -1.0, 0.0], [0.5, 0.0, -0.5]])[:, :classes]
+    logits = 1e4 * jnp.array([[1.0, -1.0, 0.0], [0.5, 0.0, -0.5]])[:, :classes]
     value, estimate = value_and_gradient(name, key, logits, lambda z: jnp.sum(jnp.sin(z) * z))
     assert np.isfinite(value)
     assert np.isfinite(estimate).all()
