@@ -42,7 +42,7 @@ def two_class_logits(logits: Float[Array, " n"]) -> Float[Array, "n 2"]:
 
 # XLA reduces and broadcasts a minor axis of two slowly on CPU, and that is where the paper's
 # Bernoulli units are. So two classes are treated through the lead of the first over the second,
-# which has no such axis: the training step of 200 units is three times as fast for it.
+# which has no such axis: the training step of 200 units is twice as fast for it.
 
 
 def _lead(scores: LogitsND) -> Float[Array, " n"]:
@@ -119,7 +119,7 @@ def gumbel(key: Key[Array, ""], shape: tuple[int, ...], dtype=jnp.float32) -> Ar
     """
     tail = uniform(key, shape, dtype)
     # -log1p(-tail) by Kahan's correction of the rounded 1 - tail: XLA does not vectorise log1p on
-    # CPU, where it took ten times as long as all the rest.
+    # CPU, where it took three times as long as all the rest.
     rounded = 1 - tail
     lost = jnp.where(rounded == 1, 1, 1 - rounded)
     exponential = jnp.where(rounded == 1, tail, -jnp.log(rounded) * (tail / lost))
@@ -295,7 +295,7 @@ def log_prob_ratio(z: LogitsND, logits_p: LogitsND, logits_q: LogitsND) -> Float
     """``log p(z) - log q(z)`` of a one-hot sample of q, in nats, for evaluation.
 
     One inner product with the table of ratios, which all samples of an example share under
-    ``vmap``; :func:`log_prob` twice is three times as slow with 200 Bernoulli units. Where p is 0
+    ``vmap``; with :func:`log_prob` twice, evaluating 200 units takes double. Where p is 0
     it gives the lowest finite number in place of ``-inf``, which has the same importance weight.
     """
     ratio = log_softmax(logits_p) - log_softmax(logits_q)
