@@ -2,8 +2,8 @@
 
     python -m experiments.train --config=configs/cat_vae_mlp.py:binarized_mnist
 
-Adam overfits the fixed binarisation within the run, so the checkpoint is chosen on validation, and
-so was the learning rate: 5e-4 of 3e-4, 5e-4 and 1e-3.
+Five minutes on 2 CPU cores; 92.1 nats on the test set. The checkpoint is chosen on validation (Adam
+at 1e-3 overfits the fixed binarisation), and so was the learning rate, of 3e-4, 5e-4 and 1e-3.
 """
 
 from configs import defaults

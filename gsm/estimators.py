@@ -157,7 +157,7 @@ def gumbel_rao(
     at one evaluation of what follows.
 
     NOTE(paper): the text differentiates through the conditional noise too; that estimates another
-    quantity, of relative bias 0.8 (Paulus et al.'s own experiments do not).
+    quantity, of relative bias 0.8.
     """
     key_sample, key_noise = random.split(key)
     logits_32 = _in_float32(logits)
