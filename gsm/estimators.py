@@ -17,13 +17,16 @@ So layers nest by closure, decoders train through the same scalar, and ``jit``, 
 and ``grad`` need no rule of their own. Pathwise estimators are samplers first: take
 :func:`gumbel_softmax` or :func:`straight_through` alone into your own code.
 
-To add one: write its function below, then one line in :data:`ESTIMATORS` at the bottom. The tests
-are parametrised over the registry, so it is judged from then on.
+Learned parts (baselines, control variates) train through the same scalar: its gradient by them is
+that of their own loss, and reaches nothing else. ``gsm.learned`` keeps them for a training loop.
+
+To add one: write its function below, then one entry in :data:`ESTIMATORS` at the bottom. The tests
+are parametrised over the registry, so it and the facts stated with it are judged from then on.
 """
 
 import math
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 import jax
 import jax.numpy as jnp
@@ -39,16 +42,39 @@ Cost = Callable[[LogitsND], Float[Array, ""]]
 Surrogate = Float[Array, ""]
 
 # --- Two helpers of value zero ---------------------------------------------------------------
+# Written as rules of differentiation, not as `x - stop_gradient(x)`: what they carry is then
+# computed only where somebody asks for the gradient.
 
 
+@jax.custom_jvp
 def gradient_only(x: Array) -> Array:
     """Zero in value, ``x`` in gradient."""
-    return x - stop_gradient(x)
+    return jnp.zeros_like(x)
 
 
-def carry_gradient(x: Array, gradient: Array) -> Float[Array, ""]:
+@gradient_only.defjvp
+def _(primals, tangents):
+    return jnp.zeros_like(primals[0]), tangents[0]
+
+
+def carry_gradient(x: Array | float, gradient: Array) -> Float[Array, ""]:
     """Zero in value; its gradient by the array ``x`` is ``gradient``."""
-    return jnp.sum(gradient_only(x) * stop_gradient(gradient))
+    return _carry_gradient(x, stop_gradient(gradient))
+
+
+@jax.custom_jvp
+def _carry_gradient(x, gradient):
+    return jnp.zeros((), jnp.result_type(x, gradient))
+
+
+def _carry_gradient_jvp(primals, tangents):
+    x_dot, zero = tangents[0], _carry_gradient(*primals)
+    if isinstance(x_dot, jax.custom_derivatives.SymbolicZero):  # nobody asks
+        return zero, jnp.zeros_like(zero)
+    return zero, jnp.sum(x_dot * primals[1]).astype(zero.dtype)
+
+
+_carry_gradient.defjvp(_carry_gradient_jvp, symbolic_zeros=True)
 
 
 # --- Samplers: z [n, k] with a gradient of its own -------------------------------------------
@@ -90,6 +116,38 @@ def gumbel_softmax(key: Key[Array, ""], logits: LogitsND, temperature: Scalar = 
     """
     scores = distributions.perturb(key, logits)
     return distributions.softmax(distributions.temper(scores, temperature)).astype(logits.dtype)
+
+
+def decoupled_gumbel_softmax(
+    key: Key[Array, ""],
+    logits: LogitsND,
+    temperature: Scalar = 0.5,
+    backward_temperature: Scalar = 1.0,
+) -> LogitsND:
+    """Draw a relaxed sample at one temperature with the gradient of that at another, same noise.
+
+    Args:
+      key: random key.
+      logits: unnormalised log-probabilities ``[n, k]``.
+      temperature: positive scalar, of the sample that f sees.
+      backward_temperature: positive scalar, of the gradient.
+
+    Returns:
+      ``z [n, k]`` on the simplex, the value of :func:`gumbel_softmax` at ``temperature``.
+
+    Raises:
+      ValueError: a temperature is a Python number and not positive.
+
+    Source: Shah et al. 2024 (decoupled straight-through Gumbel-Softmax). Equal temperatures give
+    :func:`gumbel_softmax`; ``temperature`` towards 0 gives
+    :func:`straight_through_gumbel_softmax`, whose forward pass has none.
+    """
+    scores = distributions.perturb(key, logits)
+    forward, backward = (
+        distributions.softmax(distributions.temper(scores, t))
+        for t in (temperature, backward_temperature)
+    )
+    return (stop_gradient(forward) + gradient_only(backward)).astype(logits.dtype)
 
 
 def straight_through_gumbel_softmax(
@@ -285,7 +343,11 @@ def exact(logits: LogitsND, f: Cost) -> Surrogate:
 
 
 def score_function(
-    key: Key[Array, ""], logits: LogitsND, f: Cost, baseline: Scalar = 0.0
+    key: Key[Array, ""],
+    logits: LogitsND,
+    f: Cost,
+    baseline: Scalar = 0.0,
+    variance: Scalar = 1.0,
 ) -> Surrogate:
     """The score-function estimator (REINFORCE): ``(f(z) - baseline) grad log q(z)``.
 
@@ -293,17 +355,44 @@ def score_function(
       key: random key.
       logits: unnormalised log-probabilities ``[n, k]``.
       f: cost of a one-hot sample; need not be differentiable.
-      baseline: scalar that does not depend on the sample; it changes the variance only.
+      baseline: scalar that does not depend on the sample; it changes the variance only. It may be
+        learned: see :func:`nvil`.
+      variance: of the centred signal, which is divided by ``max(1, sqrt(variance))``: an adaptive
+        step size for the whole gradient. 1 leaves the signal as it is.
 
     Returns:
       Surrogate with the value ``f(z)``.
 
-    Source: Williams 1992; Jang et al. 2017, section 3.2. Unbiased. Cost: evaluates f once.
+    Source: Williams 1992; Jang et al. 2017, section 3.2. Unbiased (for the gradient divided by
+    ``max(1, sqrt(variance))``). Cost: evaluates f once.
     """
     z = gumbel_max(key, logits)
     cost = f(z)
-    signal = stop_gradient(cost - baseline)
-    return cost + signal * gradient_only(distributions.log_prob(z, logits))
+    return cost + _score_term(distributions.log_prob(z, logits), cost, baseline, variance)
+
+
+def nvil(
+    key: Key[Array, ""], logits: LogitsND, f: Cost, baseline: Scalar, variance: Scalar
+) -> Surrogate:
+    """The score function with a learned, input-dependent baseline and a normalised signal.
+
+    Args:
+      key: random key.
+      logits: unnormalised log-probabilities ``[n, k]``.
+      f: cost of a one-hot sample; need not be differentiable.
+      baseline: ``C(x) + c``, a small network of the input plus a constant. It trains through the
+        surrogate, whose gradient by it is that of ``(f(z) - baseline) ** 2 / 2``: descent with rate
+        ``1 - decay`` makes c the moving average that the paper has.
+      variance: trains alike, towards the mean of ``(f(z) - baseline) ** 2``.
+
+    Returns:
+      Surrogate with the value ``f(z)``.
+
+    Source: Mnih and Gregor 2014, section 2 and algorithm 1. Unbiased for the gradient divided by
+    ``max(1, sqrt(variance))``, as long as both are used first and updated after. Cost: evaluates f
+    once.
+    """
+    return score_function(key, logits, f, baseline, variance)
 
 
 def rloo(key: Key[Array, ""], logits: LogitsND, f: Cost, num_samples: int = 4) -> Surrogate:
@@ -334,7 +423,13 @@ def rloo(key: Key[Array, ""], logits: LogitsND, f: Cost, num_samples: int = 4) -
     return jnp.mean(costs + signals * gradient_only(log_q))
 
 
-def darn(key: Key[Array, ""], logits: LogitsND, f: Cost) -> Surrogate:
+def darn(
+    key: Key[Array, ""],
+    logits: LogitsND,
+    f: Cost,
+    baseline: Scalar = 0.0,
+    variance: Scalar = 1.0,
+) -> Surrogate:
     """The score function with the slope of f at the sample as each variable's signal.
 
     Expands f around the sample and evaluates the expansion at the uniform point ``x = 1 / k``: the
@@ -344,6 +439,8 @@ def darn(key: Key[Array, ""], logits: LogitsND, f: Cost) -> Surrogate:
       key: random key.
       logits: unnormalised log-probabilities ``[n, k]``.
       f: differentiable cost of a one-hot sample.
+      baseline: scalar subtracted from the signals; it may be learned, as in :func:`nvil`.
+      variance: of the signals, which are divided by ``max(1, sqrt(variance))``.
 
     Returns:
       Surrogate with the value ``f(z)``.
@@ -358,17 +455,26 @@ def darn(key: Key[Array, ""], logits: LogitsND, f: Cost) -> Surrogate:
     z = gumbel_max(key, logits)
     cost, slope = _cost_and_slope(f, z)
     signals = jnp.sum(slope * (z - 1 / logits.shape[-1]), axis=-1)
-    return cost + carry_gradient(distributions.log_probs(z, logits), signals)
+    return cost + _score_term(distributions.log_probs(z, logits), signals, baseline, variance)
 
 
-def muprop(key: Key[Array, ""], logits: LogitsND, f: Cost, baseline: Scalar = 0.0) -> Surrogate:
+def muprop(
+    key: Key[Array, ""],
+    logits: LogitsND,
+    f: Cost,
+    baseline: Scalar = 0.0,
+    variance: Scalar = 1.0,
+) -> Surrogate:
     """The score function with f's expansion around the mean as its control variate.
 
     Args:
       key: random key.
       logits: unnormalised log-probabilities ``[n, k]``.
       f: differentiable cost that accepts points inside the simplex.
-      baseline: scalar subtracted from what the expansion leaves.
+      baseline: scalar subtracted from what the expansion leaves; it may be learned, as in
+        :func:`nvil`.
+      variance: of that signal, which is divided by ``max(1, sqrt(variance))``, and the gradient
+        through the mean with it: both are parts of one estimate.
 
     Returns:
       Surrogate with the value ``f(z)``.
@@ -380,9 +486,9 @@ def muprop(key: Key[Array, ""], logits: LogitsND, f: Cost, baseline: Scalar = 0.
     z, mean = gumbel_max(key, logits), distributions.softmax(_in_float32(logits))
     cost_at_mean, slope = _cost_and_slope(f, stop_gradient(mean).astype(logits.dtype))
     cost = f(z)
-    signal = stop_gradient(cost - cost_at_mean - jnp.sum(slope * (z - mean)) - baseline)
-    score = signal * gradient_only(distributions.log_prob(z, logits))
-    return cost + score + carry_gradient(mean, slope)
+    signal = cost - cost_at_mean - jnp.sum(slope * (z - mean))
+    score = _score_term(distributions.log_prob(z, logits), signal, baseline, variance)
+    return cost + score + carry_gradient(mean, slope / _deviation(variance))
 
 
 def rebar(
@@ -398,27 +504,92 @@ def rebar(
       eta: weight of the control variate; 0 leaves the score function.
 
     Returns:
-      Surrogate with the value ``f(z)``.
+      Surrogate with the value ``f(z)``. Its gradient by ``temperature`` and ``eta`` is that of the
+      estimate's squared length, so descent on them lowers the variance.
 
-    Source: Tucker et al. 2017, section 3. Unbiased for every temperature and eta. Cost: three
-    evaluations of f and two of its derivative.
+    Raises:
+      ValueError: the temperature is a Python number and not positive.
+
+    Source: Tucker et al. 2017, sections 3.1 and 3.3. Unbiased for every temperature and eta. Cost:
+    three evaluations of f and two of its derivative; learning the temperature takes second
+    derivatives.
     """
+    return relax(key, logits, f, None, temperature, eta)
+
+
+def relax(
+    key: Key[Array, ""],
+    logits: LogitsND,
+    f: Cost,
+    control: Cost | None = None,
+    temperature: Scalar = 0.5,
+    eta: Scalar | None = None,
+) -> Surrogate:
+    """The score function with a learned function of the relaxed sample as control variate.
+
+    Args:
+      key: random key.
+      logits: unnormalised log-probabilities ``[n, k]``.
+      f: cost of a one-hot sample; a black box if ``eta`` is None, else differentiable inside the
+        simplex too.
+      control: ``c(y)`` of a relaxed sample ``y [n, k]``, such as a small network; none without one.
+      temperature: positive scalar, of the relaxed sample.
+      eta: weight at which f itself joins the control variate, as in :func:`rebar`.
+
+    Returns:
+      Surrogate with the value ``f(z)``. Its gradient by ``temperature``, ``eta`` and what
+      ``control`` closes over is that of the estimate's squared length, whose mean is the variance
+      plus a constant.
+
+    Raises:
+      ValueError: the temperature is a Python number and not positive.
+
+    Source: Grathwohl et al. 2018, section 3 and appendix B. Unbiased for every control variate.
+    Cost: evaluates f once and the control variate and its derivative twice.
+    """
+    distributions.check_temperature(temperature)
+    temperature = jnp.asarray(temperature, jnp.float32)
     key_sample, key_condition = random.split(key)
-    scores = distributions.perturb(key_sample, logits)
-    z = stop_gradient(distributions.one_hot_argmax(scores)).astype(logits.dtype)
-    conditioned = distributions.conditional_gumbels(key_condition, logits, z)
-    cost = f(z)
 
-    def control(scores):
-        """Value of the control variate, and its gradient by the logits as a zero-valued scalar."""
-        relaxed = distributions.softmax(distributions.temper(scores, temperature))
-        value, slope = _cost_and_slope(f, stop_gradient(relaxed).astype(logits.dtype))
-        return eta * stop_gradient(value), carry_gradient(relaxed, eta * slope)
+    def draw(logits):
+        free = distributions.perturb(key_sample, logits)
+        z = stop_gradient(distributions.one_hot_argmax(free))
+        return (free, distributions.conditional_gumbels(key_condition, logits, z)), z
 
-    _, along_free = control(scores)
-    value, along_conditioned = control(conditioned)
-    score = stop_gradient(cost - value) * gradient_only(distributions.log_prob(z, logits))
-    return cost + score + along_free - along_conditioned
+    # All of the estimate is computed from here, where nothing of the model is differentiated: so
+    # the gradient of its length reaches the control variate and nothing else.
+    fixed = stop_gradient(_in_float32(logits))
+    (free, conditioned), to_logits, z = jax.vjp(draw, fixed, has_aux=True)
+    score = z - distributions.softmax(fixed)
+    cost = f(z.astype(logits.dtype))
+
+    def part_of(control, temperature):
+        """What the control variate adds to the estimate ``[n, k]``; its mean is zero."""
+
+        def of_scores(scores):
+            relaxed = distributions.softmax(distributions.temper(scores, temperature))
+            return control(relaxed.astype(logits.dtype))
+
+        along_free = jax.grad(of_scores)(free)
+        value, along_conditioned = jax.value_and_grad(of_scores)(conditioned)
+        return to_logits((along_free, -along_conditioned))[0] - value * score
+
+    estimate, learns = stop_gradient(cost) * score, jnp.zeros(())
+    if control is not None:
+        estimate += part_of(control, temperature)
+    if eta is not None:
+        # f may close over the model, which must not learn to shorten the estimate: so the slopes by
+        # eta and temperature are taken here, in forward mode, and carried as numbers.
+        part, by_temperature = jax.jvp(
+            lambda t: part_of(f, t), (stop_gradient(temperature),), (jnp.ones(()),)
+        )
+        part, by_temperature = stop_gradient((part, by_temperature))
+        estimate += stop_gradient(eta) * part
+        learns = carry_gradient(eta, 2 * jnp.sum(estimate * part)) + carry_gradient(
+            temperature, 2 * eta * jnp.sum(estimate * by_temperature)
+        )
+    learns += gradient_only(jnp.sum(estimate**2))
+    return cost + carry_gradient(logits, estimate) + learns
 
 
 def disarm(key: Key[Array, ""], logits: LogitsND, f: Cost) -> Surrogate:
@@ -482,6 +653,22 @@ def _cost_and_slope(f: Cost, z: LogitsND) -> tuple[Float[Array, ""], LogitsND]:
     return cost, stop_gradient(pullback(jnp.ones_like(cost))[0])
 
 
+def _score_term(log_q: Array, signals: Array, baseline: Scalar, variance: Scalar) -> Surrogate:
+    """Zero in value; its gradient is ``signals grad log_q``, centred and normalised.
+
+    By baseline and variance it is that of two least-squares fits: of the baseline to the signals,
+    of the variance to the squares of what the baseline leaves.
+    """
+    remainder = stop_gradient(signals) - baseline
+    centred = stop_gradient(remainder)
+    fits = jnp.mean(remainder**2) + jnp.mean((centred**2 - variance) ** 2)
+    return carry_gradient(log_q, centred / _deviation(variance)) + gradient_only(fits / 2)
+
+
+def _deviation(variance: Scalar) -> Float[Array, ""]:
+    return jnp.maximum(1.0, jnp.sqrt(stop_gradient(variance)))
+
+
 # --- Multi-sample objectives: arrays of log-weights ------------------------------------------
 
 
@@ -534,53 +721,229 @@ class Hyperparams(NamedTuple):
     """What estimators share, as scalars that may be traced; each reads only what it needs."""
 
     temperature: Scalar = 1.0
-    """Of Gumbel-Softmax; of the gradient for the straight-through kind; of REBAR's relaxed f."""
+    """Of Gumbel-Softmax; of the gradient for the straight-through kind; of the relaxed sample in
+    the control variates of REBAR and RELAX."""
+    backward_temperature: Scalar = 1.0
+    """Of the gradient of decoupled Gumbel-Softmax."""
     baseline: Scalar = 0.0
-    """Constant subtracted from the learning signal of the score function and of MuProp."""
+    """Subtracted from the learning signal of the score function, NVIL, DARN and MuProp."""
+    variance: Scalar = 1.0
+    """Of that signal, which is divided by ``max(1, sqrt(variance))``."""
     slope: Scalar = 1.0
-    """Slope of slope-annealed straight-through."""
+    """Of slope-annealed straight-through."""
     eta: Scalar = 1.0
-    """Weight of REBAR's control variate."""
+    """Weight of f in the control variates of REBAR and RELAX."""
 
 
-Estimator = Callable[[Key[Array, ""], LogitsND, Cost, Hyperparams], Surrogate]
+class Estimator(Protocol):
+    """An estimator with its own hyperparameters picked from the common ones."""
+
+    def __call__(
+        self, key: Key[Array, ""], logits: LogitsND, f: Cost, hyperparams: Hyperparams, /
+    ) -> Surrogate: ...
 
 
-class _Registry(dict[str, Estimator]):
-    def __missing__(self, name: str) -> Estimator:
+class Entry(NamedTuple):
+    """An estimator and what is known of it; the tests hold each fact. Called, it estimates.
+
+    What is not a traced scalar is a keyword of the call: ``num_samples`` of those that average
+    several, ``control`` of RELAX; bind it with ``functools.partial``.
+    """
+
+    surrogate: Callable[..., Surrogate]
+    source: str
+    unbiased: str
+    """For which f: "any", "quadratic" or "affine" in each variable, "quadratic in Bernoulli units",
+    or "none"."""
+    choose: str
+    """When to choose it."""
+    evaluations: int | str = 1
+    """Of f, for one estimate: a number, or "k ** n", "n * k + 1", "m" samples."""
+    derivatives: int = 0
+    """Of f among them that are differentiated by z; 0: f may be a black box."""
+    learned: tuple[str, ...] = ()
+    """Parts that train through the surrogate: baseline, variance, eta, temperature, control."""
+    num_samples: int | None = None
+    """Default of the keyword, for those that average several."""
+    relaxed: bool = False
+    """Whether f sees a point inside the simplex; else it is one-hot."""
+    bernoulli_only: bool = False
+
+    def __call__(
+        self,
+        key: Key[Array, ""],
+        logits: LogitsND,
+        f: Cost,
+        hyperparams: Hyperparams = Hyperparams(),  # noqa: B008, immutable
+        **keywords: Any,
+    ) -> Surrogate:
+        return self.surrogate(key, logits, f, hyperparams, **keywords)
+
+    def count_evaluations(self, n: int, k: int, num_samples: int | None = None) -> int:
+        """Evaluations of f for one estimate of ``n`` variables with ``k`` classes."""
+        formulas = {
+            "k ** n": k**n,
+            "n * k + 1": n * k + 1,
+            "m": num_samples or self.num_samples or 1,
+        }
+        return self.evaluations if isinstance(self.evaluations, int) else formulas[self.evaluations]
+
+
+class _Registry(dict[str, Entry]):
+    def __missing__(self, name: str) -> Entry:
         raise KeyError(f"unknown estimator {name!r}; the estimators are: {', '.join(self)}")
 
 
 ESTIMATORS = _Registry(
-    {
-        "exact": lambda key, logits, f, h: exact(logits, f),
-        "score_function": lambda key, logits, f, h: score_function(key, logits, f, h.baseline),
-        "darn": lambda key, logits, f, h: darn(key, logits, f),
-        "muprop": lambda key, logits, f, h: muprop(key, logits, f, h.baseline),
-        "straight_through": lambda key, logits, f, h: f(straight_through(key, logits)),
-        "slope_annealed_st": lambda key, logits, f, h: f(
-            slope_annealed_straight_through(key, logits, h.slope)
+    exact=Entry(
+        lambda key, logits, f, h: exact(logits, f),
+        source="enumeration",
+        unbiased="any",
+        choose="the outcomes can be counted out: k ** n is small",
+        evaluations="k ** n",
+    ),
+    score_function=Entry(
+        lambda key, logits, f, h: score_function(key, logits, f, h.baseline, h.variance),
+        source="Williams 1992",
+        unbiased="any",
+        choose="f is a black box and one evaluation is all there is",
+        learned=("baseline", "variance"),
+    ),
+    nvil=Entry(
+        lambda key, logits, f, h: nvil(key, logits, f, h.baseline, h.variance),
+        source="Mnih & Gregor 2014",
+        unbiased="any",
+        choose="as score_function, where the cost differs much from input to input",
+        learned=("baseline", "network", "variance"),
+    ),
+    darn=Entry(
+        lambda key, logits, f, h: darn(key, logits, f, h.baseline, h.variance),
+        source="Gregor et al. 2014",
+        unbiased="quadratic in Bernoulli units",
+        choose="to compare with the paper; reinmax is better founded",
+        derivatives=1,
+        learned=("baseline", "variance"),
+    ),
+    muprop=Entry(
+        lambda key, logits, f, h: muprop(key, logits, f, h.baseline, h.variance),
+        source="Gu et al. 2016",
+        unbiased="any",
+        choose="unbiased at two evaluations, for f close to linear",
+        evaluations=2,
+        derivatives=1,
+        learned=("baseline", "variance"),
+    ),
+    straight_through=Entry(
+        lambda key, logits, f, h: f(straight_through(key, logits)),
+        source="Bengio et al. 2013",
+        unbiased="affine",
+        choose="the simplest; nothing to tune",
+        derivatives=1,
+    ),
+    slope_annealed_st=Entry(
+        lambda key, logits, f, h: f(slope_annealed_straight_through(key, logits, h.slope)),
+        source="Chung et al. 2017",
+        unbiased="none",
+        choose="to compare with the paper; a steeper slope is more biased",
+        derivatives=1,
+    ),
+    gumbel_softmax=Entry(
+        lambda key, logits, f, h: f(gumbel_softmax(key, logits, h.temperature)),
+        source="Jang et al. 2017",
+        unbiased="none",
+        choose="f makes sense inside the simplex; low variance, bias falls with the temperature",
+        derivatives=1,
+        relaxed=True,
+    ),
+    decoupled_gumbel_softmax=Entry(
+        lambda key, logits, f, h: f(
+            decoupled_gumbel_softmax(key, logits, h.temperature, h.backward_temperature)
         ),
-        "gumbel_softmax": lambda key, logits, f, h: f(gumbel_softmax(key, logits, h.temperature)),
-        "st_gumbel_softmax": lambda key, logits, f, h: f(
-            straight_through_gumbel_softmax(key, logits, h.temperature)
+        source="Shah et al. 2024",
+        unbiased="none",
+        choose="f wants nearly one-hot samples and the gradient a higher temperature",
+        derivatives=1,
+        relaxed=True,
+    ),
+    st_gumbel_softmax=Entry(
+        lambda key, logits, f, h: f(straight_through_gumbel_softmax(key, logits, h.temperature)),
+        source="Jang et al. 2017",
+        unbiased="none",
+        choose="f must see one-hot samples; gumbel_rao has the same mean and less variance",
+        derivatives=1,
+    ),
+    rloo=Entry(
+        lambda key, logits, f, h, num_samples=4: rloo(key, logits, f, num_samples),
+        source="Kool et al. 2019",
+        unbiased="any",
+        choose="the default for a black box that can be evaluated several times",
+        evaluations="m",
+        num_samples=4,
+    ),
+    rebar=Entry(
+        lambda key, logits, f, h: rebar(key, logits, f, h.temperature, h.eta),
+        source="Tucker et al. 2017",
+        unbiased="any",
+        choose="unbiased and f differentiable: the lowest variance at three evaluations",
+        evaluations=3,
+        derivatives=2,
+        learned=("eta", "temperature"),
+    ),
+    relax=Entry(
+        lambda key, logits, f, h, control=None: relax(
+            key, logits, f, control, h.temperature, h.eta
         ),
-        "rloo": lambda key, logits, f, h: rloo(key, logits, f),
-        "rebar": lambda key, logits, f, h: rebar(key, logits, f, h.temperature, h.eta),
-        "gumbel_rao": lambda key, logits, f, h: f(gumbel_rao(key, logits, h.temperature)),
-        "reinmax": lambda key, logits, f, h: f(reinmax(key, logits)),
-        "gapped_straight_through": lambda key, logits, f, h: f(
-            gapped_straight_through(key, logits, h.temperature)
+        source="Grathwohl et al. 2018",
+        unbiased="any",
+        choose="as rebar, with a network beside f; the function alone serves black boxes",
+        evaluations=3,
+        derivatives=2,
+        learned=("eta", "temperature", "control"),
+    ),
+    gumbel_rao=Entry(
+        lambda key, logits, f, h, num_samples=10: f(
+            gumbel_rao(key, logits, h.temperature, num_samples)
         ),
-        "disarm": lambda key, logits, f, h: disarm(key, logits, f),
-        "local_expectation": lambda key, logits, f, h: local_expectation(key, logits, f),
-        # Next, with learned parts: nvil, relax.
-    }
+        source="Paulus et al. 2021",
+        unbiased="none",
+        choose="f is dear and its samples must be one-hot",
+        derivatives=1,
+        num_samples=10,
+    ),
+    reinmax=Entry(
+        lambda key, logits, f, h: f(reinmax(key, logits)),
+        source="Liu et al. 2023",
+        unbiased="quadratic",
+        choose="the default: one evaluation, one-hot samples, small bias, nothing to tune",
+        derivatives=1,
+    ),
+    gapped_straight_through=Entry(
+        lambda key, logits, f, h: f(gapped_straight_through(key, logits, h.temperature)),
+        source="Fan et al. 2022",
+        unbiased="none",
+        choose="as straight_through, of lower variance",
+        derivatives=1,
+    ),
+    disarm=Entry(
+        lambda key, logits, f, h: disarm(key, logits, f),
+        source="Dong et al. 2020",
+        unbiased="any",
+        choose="Bernoulli units and a black box",
+        evaluations=2,
+        bernoulli_only=True,
+    ),
+    local_expectation=Entry(
+        lambda key, logits, f, h: local_expectation(key, logits, f),
+        source="Titsias & Lázaro-Gredilla 2015",
+        unbiased="any",
+        choose="the lowest variance of all, where n * k evaluations can be paid",
+        evaluations="n * k + 1",
+    ),
 )
 """Every estimator by name: ``ESTIMATORS[name](key, logits, f, Hyperparams(...)) -> surrogate``."""
 
-RELAXED = frozenset({"gumbel_softmax"})
+RELAXED = frozenset(name for name, entry in ESTIMATORS.items() if entry.relaxed)
 """The estimators whose sample is a point inside the simplex; that of all others is one-hot."""
 
-BERNOULLI_ONLY = frozenset({"disarm"})
+BERNOULLI_ONLY = frozenset(name for name, entry in ESTIMATORS.items() if entry.bernoulli_only)
 """The estimators that are for two classes."""
