@@ -8,8 +8,12 @@ def vae(dataset: str) -> ConfigDict:
     config = ConfigDict()
     config.task = "vae"
     config.estimator = "gumbel_softmax"  # a key of gsm.estimators.ESTIMATORS
+    # elbo; vimco: the multi-sample bound of hard samples (with the score_function); iwae: that of
+    # relaxed ones (with gumbel_softmax). The last two have no KL term.
+    config.objective = "elbo"
     # The KL term: analytic, relaxed_log_mass, relaxed_density or sampled (gsm.objectives.vae_loss).
     config.kl = "analytic"
+    config.num_samples = 0  # m of rloo (0: 4), gumbel_rao, vimco and iwae (0: 10)
     config.seed = 0  # of initialisation, batches and noise; the data splits do not depend on it
 
     config.num_steps = 100_000
@@ -43,6 +47,7 @@ def vae(dataset: str) -> ConfigDict:
     temperature.rate = 1e-4
     temperature.floor = 0.5
     temperature.update_every = 1_000
+    temperature.backward = 1.0  # of the gradient of decoupled_gumbel_softmax
 
     # min(cap, initial + rate * step), of slope_annealed_st, updated with the temperature.
     config.slope = slope = ConfigDict()
@@ -50,8 +55,22 @@ def vae(dataset: str) -> ConfigDict:
     slope.rate = 8e-5  # 0.04 an epoch of 500 steps
     slope.cap = 2.0
 
-    config.baseline = 0.0  # nats, subtracted from the signal of score_function and muprop
-    config.eta = 1.0  # weight of rebar's control variate
+    # The learning signal of score_function, nvil, darn and muprop.
+    config.signal = signal = ConfigDict()
+    # Subtracted from it: constant, moving_average, or network (of the image, and a moving average).
+    signal.baseline = "moving_average"  # nvil has the network whatever is said here
+    signal.constant = 0.0  # nats; where a moving average starts
+    signal.normalize = True  # divide by max(1, moving standard deviation)
+    signal.decay = 0.9  # of the moving averages, per step
+
+    # The control variate of rebar and relax.
+    config.control = control = ConfigDict()
+    control.learn = True  # eta and temperature by the variance; else the schedule's and this eta
+    control.eta = 1.0
+
+    config.learned = learned = ConfigDict()  # networks of baselines and control variates
+    learned.hidden_sizes = (100,)
+    learned.learning_rate = 1e-3  # Adam's, also of eta and temperature
 
     config.evaluation = evaluation = ConfigDict()
     evaluation.valid_samples = 100  # m of the bound at each evaluation

@@ -15,7 +15,7 @@ from ml_collections import ConfigDict, config_flags
 
 from configs import defaults
 from experiments import tasks
-from gsm import data, objectives
+from gsm import data, learned, objectives
 from gsm.estimators import BERNOULLI_ONLY, ESTIMATORS, MAX_OUTCOMES, RELAXED
 from gsm.evaluation import SAMPLES_AT_ONCE
 from gsm.models import PRIORS
@@ -177,7 +177,9 @@ def check(config: ConfigDict) -> ConfigDict:
     for name, choices in {
         "task": ("vae",),
         "estimator": tuple(ESTIMATORS),
+        "objective": tasks.OBJECTIVES,
         "kl": objectives.KL_FORMS,
+        "signal.baseline": learned.BASELINES,
         "keep": ("last", "best"),
         "data.name": tuple(data.DATASETS),
         "data.binarization": data.BINARIZATIONS,
@@ -195,28 +197,54 @@ def check(config: ConfigDict) -> ConfigDict:
         require(name, 1 <= known[name] < 2**31, "between 1 and 2^31 - 1")
     require("seed", 0 <= known["seed"] < 2**32, "between 0 and 2^32 - 1")
     require("model.num_classes", config.model.num_classes >= 2, "at least 2 (2: Bernoulli units)")
-    sizes = config.model.hidden_sizes
-    whole = all(isinstance(size, int) and size >= 1 for size in sizes)
-    require("model.hidden_sizes", whole, "positive whole numbers, such as 512,256, or ()")
+    for name in ("model.hidden_sizes", "learned.hidden_sizes"):
+        whole = all(isinstance(size, int) and size >= 1 for size in known[name])
+        require(name, whole, "positive whole numbers, such as 512,256, or ()")
     for name in (
-        "optimizer.learning_rate", "temperature.initial", "temperature.floor", "slope.initial",
-        "slope.cap",
+        "optimizer.learning_rate", "temperature.initial", "temperature.floor",
+        "temperature.backward", "slope.initial", "slope.cap", "learned.learning_rate",
     ):  # fmt: skip
         require(name, 0 < known[name] < float("inf"), "positive and finite")
     for name in ("temperature.rate", "slope.rate"):
         require(name, 0 <= known[name] < float("inf"), "0 or more and finite")
-    require("optimizer.momentum", 0 <= config.optimizer.momentum < 1, "at least 0 and below 1")
-    for name in ("baseline", "eta"):
+    for name in ("optimizer.momentum", "signal.decay"):
+        require(name, 0 <= known[name] < 1, "at least 0 and below 1")
+    for name in ("signal.constant", "control.eta"):
         require(name, abs(known[name]) < float("inf"), "finite")
     for name in ("evaluation.valid_samples", "evaluation.test_samples"):
         streams = known[name] <= SAMPLES_AT_ONCE or known[name] % SAMPLES_AT_ONCE == 0
         require(name, streams, f"at most {SAMPLES_AT_ONCE:,}, or a multiple of it")
 
+    pairs = {"vimco": "score_function", "iwae": "gumbel_softmax"}
+    if (needed := pairs.get(config.objective, config.estimator)) != config.estimator:
+        raise ConfigError(
+            f"config.objective={config.objective} needs config.estimator={needed}; got "
+            f"{config.estimator}"
+        )
+    several = config.objective != "elbo" or ESTIMATORS[config.estimator].num_samples is not None
+    require("num_samples", 0 <= known["num_samples"] < 2**31, "0 (the default) or more")
+    if known["num_samples"] and not several:
+        averaging = [name for name, entry in ESTIMATORS.items() if entry.num_samples is not None]
+        raise ConfigError(
+            f"config.num_samples is for {', '.join(averaging)}, and for the objectives vimco and "
+            f"iwae; {config.estimator} takes one sample"
+        )
+    if known["num_samples"] == 1 and (config.objective == "vimco" or config.estimator == "rloo"):
+        raise ConfigError(
+            f"config.num_samples must be at least 2 for "
+            f"{config.estimator if config.objective == 'elbo' else config.objective}, whose "
+            f"samples are each other's baselines; got 1"
+        )
     relaxed = config.estimator in RELAXED
+    if config.kl == "relaxed_density" and config.estimator != "gumbel_softmax" and relaxed:
+        raise ConfigError(
+            f"config.kl=relaxed_density needs config.estimator=gumbel_softmax, whose density it "
+            f"is; got {config.estimator}"
+        )
     if config.kl.startswith("relaxed") and not relaxed:
         raise ConfigError(
             f"config.kl={config.kl} needs relaxed samples, and {config.estimator} has hard ones; "
-            f"use analytic or sampled, or the estimator {', '.join(sorted(RELAXED))}"
+            f"use analytic or sampled, or the estimator {', '.join(sorted(RELAXED, reverse=True))}"
         )
     if config.kl == "sampled" and relaxed:
         raise ConfigError(

@@ -10,10 +10,20 @@ import numpy as np
 import optax
 from ml_collections import ConfigDict
 
-from gsm import data, distributions, evaluation, models, objectives, schedules, training
+from gsm import (
+    data,
+    distributions,
+    evaluation,
+    learned,
+    models,
+    objectives,
+    schedules,
+    training,
+)
 from gsm.estimators import ESTIMATORS, Hyperparams
 
 OPTIMIZERS = ("adam", "sgd")
+OBJECTIVES = ("elbo", "vimco", "iwae")
 
 # Rows [image, sample] that evaluation decodes together: on CPU what the cache holds, elsewhere what
 # keeps the device busy (300 MB at 784 pixels).
@@ -35,6 +45,8 @@ class Task(NamedTuple):
     """``bounds(params, key, images, first, num_samples=m) -> [b]``, nats of each image; jitted."""
     rates: Callable[..., jax.Array]
     """``rates(params, images) -> [b]``, KL from posterior to prior of each image; jitted."""
+    learned_scalars: Callable[[Any], dict[str, float]]
+    """The scalars among the estimator's learned parts, for the log."""
     pictures: Callable[..., dict[str, np.ndarray]]
     """``pictures(params, key) -> arrays`` for the figures at the end of a run."""
 
@@ -49,8 +61,7 @@ def build(config: ConfigDict, dataset: data.Dataset) -> Task:
     train, held_out, prepare, to_float = _images(config, dataset)
     mean_image = train.train.images.mean(axis=0, dtype=np.float64) / train.max_value
     model = _model(config.model, mean_image)
-    estimator = ESTIMATORS[config.estimator]
-    example = jnp.zeros(mean_image.shape)
+    example, center = jnp.zeros(mean_image.shape), jnp.asarray(mean_image, jnp.float32)
     update_every = config.temperature.update_every
 
     def hyperparams(step, settings):
@@ -62,6 +73,7 @@ def build(config: ConfigDict, dataset: data.Dataset) -> Task:
                 settings["temperature_floor"],
                 update_every,
             ),
+            backward_temperature=settings["backward_temperature"],
             baseline=settings["baseline"],
             slope=schedules.annealed_slope(
                 step,
@@ -73,20 +85,36 @@ def build(config: ConfigDict, dataset: data.Dataset) -> Task:
             eta=settings["eta"],
         )
 
+    floats = {name: jnp.float32(value) for name, value in settings(config).items()}
+    parts = _learned_parts(config, mean_image.size, hyperparams(0, settings(config)))
+
+    def init(key):
+        # Of a key of its own, so that all estimators start from the same model.
+        return model.init(key, example)["params"], parts.init(jax.random.fold_in(key, 1))
+
+    def loss(params, learned, key, x, hyperparams):
+        if config.objective == "vimco":
+            return objectives.vae_vimco_loss(model, params, key, x, _num_samples(config))
+        if config.objective == "iwae":
+            return objectives.vae_iwae_loss(
+                model, params, key, x, _num_samples(config), hyperparams.temperature
+            )
+        estimator, hyperparams = parts.attach(learned, x - center, hyperparams)
+        return objectives.vae_loss(model, params, key, x, estimator, hyperparams, config.kl)
+
     program = training.Program(
-        init=lambda key: model.init(key, example)["params"],
-        loss=lambda params, key, x, hyperparams: objectives.vae_loss(
-            model, params, key, x, estimator, hyperparams, config.kl
-        ),
+        init=init,
+        loss=loss,
         prepare=prepare,
         hyperparams=hyperparams,
         optimizer=_optimizer(config.optimizer),
+        learned_optimizer=parts.optimizer,
         batch_size=config.batch_size,
     )
     valid, test = jnp.asarray(held_out.valid.images), jnp.asarray(held_out.test.images)
     return Task(
         program=program,
-        settings={name: jnp.float32(value) for name, value in settings(config).items()},
+        settings=floats,
         train=jnp.asarray(train.train.images),
         valid=valid,
         test=test,
@@ -98,6 +126,9 @@ def build(config: ConfigDict, dataset: data.Dataset) -> Task:
                 lambda x: objectives.vae_rate(model, params, to_float(x)), images, batch_size=1_000
             )
         ),
+        learned_scalars=lambda parts: {
+            f"learned_{name}": float(value) for name, value in learned.summary(parts).items()
+        },
         pictures=functools.partial(_pictures, model, to_float, test),
     )
 
@@ -109,12 +140,44 @@ def settings(config: ConfigDict) -> dict[str, float]:
         "temperature_initial": config.temperature.initial,
         "temperature_rate": config.temperature.rate,
         "temperature_floor": config.temperature.floor,
+        "backward_temperature": config.temperature.backward,
         "slope_initial": config.slope.initial,
         "slope_rate": config.slope.rate,
         "slope_cap": config.slope.cap,
-        "baseline": config.baseline,
-        "eta": config.eta,
+        "baseline": config.signal.constant,
+        "eta": config.control.eta,
     }
+
+
+def _num_samples(config: ConfigDict) -> int:
+    """Of the estimator or the multi-sample objective: the config's, or its default."""
+    default = ESTIMATORS[config.estimator].num_samples if config.objective == "elbo" else 10
+    return config.num_samples or default or 1
+
+
+def _learned_parts(
+    config: ConfigDict, input_size: int, initial: Hyperparams
+) -> learned.LearnedParts:
+    """The learned parts of the config's estimator."""
+    entry = ESTIMATORS[config.estimator]
+    if config.objective != "elbo":
+        entry = entry._replace(learned=())  # VIMCO has its own baselines
+    elif entry.num_samples is not None:
+        entry = entry._replace(
+            surrogate=functools.partial(entry.surrogate, num_samples=_num_samples(config))
+        )
+    return learned.learned_parts(
+        entry,
+        input_size,
+        (config.model.num_latents, config.model.num_classes),
+        initial,
+        baseline=config.signal.baseline,
+        normalize=config.signal.normalize,
+        decay=config.signal.decay,
+        learn_control=config.control.learn,
+        hidden_sizes=tuple(config.learned.hidden_sizes),
+        learning_rate=config.learned.learning_rate,
+    )
 
 
 def _images(config: ConfigDict, dataset: data.Dataset):

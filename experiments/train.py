@@ -102,6 +102,7 @@ def _fit(
                 "temperature": float(
                     task.program.hyperparams(state.step - 1, task.settings).temperature
                 ),
+                **task.learned_scalars(state.learned),
                 "steps_per_second": length / scan_seconds,
                 "train_seconds": clock["train_seconds"],
             }

@@ -35,6 +35,22 @@ class MLP(nn.Module):
         return nn.Dense(self.output_size, bias_init=bias)(x)
 
 
+class ScalarNetwork(nn.Module):
+    """A scalar of its input, zero at first: for baselines and control variates.
+
+    Attributes:
+      hidden_sizes: widths of the hidden layers, with tanh.
+    """
+
+    hidden_sizes: Sequence[int]
+
+    @nn.compact
+    def __call__(self, x: Float[Array, " i"]) -> Float[Array, ""]:
+        for size in self.hidden_sizes:
+            x = nn.tanh(nn.Dense(size)(x))
+        return nn.Dense(1, kernel_init=nn.initializers.zeros)(x)[0]
+
+
 class CategoricalVAE(nn.Module):
     """Encoder, decoder and prior of a VAE with one layer of categorical latents.
 

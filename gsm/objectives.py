@@ -7,9 +7,10 @@ and knows no estimator.
 
 import jax
 import jax.numpy as jnp
+from jax import random
 from jaxtyping import Array, Float, Key
 
-from gsm import distributions
+from gsm import distributions, estimators
 from gsm.estimators import Estimator, Hyperparams
 from gsm.models import CategoricalVAE
 
@@ -62,16 +63,89 @@ def vae_loss(
     if kl in ("sampled", "relaxed_log_mass"):
         return estimator(key, logits, negative_elbo, hyperparams)
     if kl == "relaxed_density":
-        # The density needs log z, which z has lost where it underflowed: so the operator of
-        # Gumbel-Softmax is written out here on the logarithm of the sample.
-        temperature = hyperparams.temperature
-        log_z = distributions.log_gumbel_softmax(key, logits, temperature)
-        log_q, log_p = (
-            distributions.log_gumbel_softmax_log_density(log_z, at, temperature)
-            for at in (logits, prior_logits)
-        )
-        return distortion(jnp.exp(log_z)) + log_q - log_p
+        # The operator of Gumbel-Softmax, written out on the logarithm of the sample.
+        log_z, log_ratio = _relaxed_log_ratio(key, logits, prior_logits, hyperparams.temperature)
+        return distortion(jnp.exp(log_z)) + log_ratio
     raise ValueError(f"kl must be one of {', '.join(KL_FORMS)}; got {kl!r}")
+
+
+def vae_vimco_loss(
+    model: CategoricalVAE,
+    params,
+    key: Key[Array, ""],
+    x: Float[Array, " d"],
+    num_samples: int,
+) -> Float[Array, ""]:
+    """Surrogate of the negative multi-sample bound of one image at hard samples, in nats.
+
+    Args:
+      model: the networks.
+      params: their parameters.
+      key: random key.
+      x: binary image ``[d]``.
+      num_samples: m of the bound, at least 2.
+
+    Returns:
+      The loss; its gradient by ``params`` is VIMCO's estimate, which is unbiased.
+
+    Source: Mnih and Rezende 2016. Cost: m evaluations of the decoder.
+    """
+    net = model.bind({"params": params})
+    logits, prior_logits = net.encode(x), net.prior_logits()
+
+    def weigh(key):
+        z = distributions.gumbel_max(key, logits)
+        log_q = distributions.log_prob(z, logits)
+        log_p = distributions.log_prob(z, prior_logits)
+        return distributions.bernoulli_log_prob(x, net.decode(z)) + log_p - log_q, log_q
+
+    log_w, log_q = jax.vmap(weigh)(random.split(key, num_samples))
+    return -estimators.vimco(log_w, log_q)
+
+
+def vae_iwae_loss(
+    model: CategoricalVAE,
+    params,
+    key: Key[Array, ""],
+    x: Float[Array, " d"],
+    num_samples: int,
+    temperature: distributions.Scalar,
+) -> Float[Array, ""]:
+    """The negative multi-sample bound of one image under the relaxed model, in nats.
+
+    Args:
+      model: the networks.
+      params: their parameters.
+      key: random key.
+      x: binary image ``[d]``.
+      num_samples: m of the bound.
+      temperature: positive scalar, of the relaxed samples, which are weighed by their densities.
+
+    Returns:
+      The loss, reparameterised; a bound of the relaxed model, not of the discrete one.
+
+    Source: Burda et al. 2016, with the densities of Maddison et al. 2017, equation 20. Cost: m
+    evaluations of the decoder.
+    """
+    net = model.bind({"params": params})
+    logits, prior_logits = net.encode(x), net.prior_logits()
+
+    def weigh(key):
+        log_z, log_ratio = _relaxed_log_ratio(key, logits, prior_logits, temperature)
+        return distributions.bernoulli_log_prob(x, net.decode(jnp.exp(log_z))) - log_ratio
+
+    return -estimators.iwae(jax.vmap(weigh)(random.split(key, num_samples)))
+
+
+def _relaxed_log_ratio(key, logits, prior_logits, temperature):
+    """A relaxed sample's logarithm ``[n, k]`` and ``log q - log p`` of its densities."""
+    # The density needs log z, which z has lost where it underflowed.
+    log_z = distributions.log_gumbel_softmax(key, logits, temperature)
+    log_q, log_p = (
+        distributions.log_gumbel_softmax_log_density(log_z, at, temperature)
+        for at in (logits, prior_logits)
+    )
+    return log_z, log_q - log_p
 
 
 def vae_log_weight(

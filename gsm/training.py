@@ -17,6 +17,7 @@ from jax import random
 from jaxtyping import Array, Float, Int, Key
 
 Params = Any
+Learned = Any
 Example = Any
 Settings = Mapping[str, Float[Array, ""]]
 """Scalars that a sweep may trace (learning rate, annealing rate, ...); structure is Python."""
@@ -25,16 +26,18 @@ Settings = Mapping[str, Float[Array, ""]]
 class Program(NamedTuple):
     """What to train: functions and static sizes; hashable, so it may be a static argument."""
 
-    init: Callable[[Key[Array, ""]], Params]
-    """Parameters from a key."""
-    loss: Callable[[Params, Key[Array, ""], Example, Any], Float[Array, ""]]
-    """Surrogate of one example: ``loss(params, key, example, hyperparams)``."""
+    init: Callable[[Key[Array, ""]], tuple[Params, Learned]]
+    """The model's parameters, and the estimator's learned parts, from a key."""
+    loss: Callable[[Params, Learned, Key[Array, ""], Example, Any], Float[Array, ""]]
+    """Surrogate of one example: ``loss(params, learned, key, example, hyperparams)``."""
     prepare: Callable[[Key[Array, ""], Example], Example]
     """One stored example (uint8) to one for the loss; draws a dynamic binarisation."""
     hyperparams: Callable[[Int[Array, ""], Settings], Any]
     """The estimator's hyperparameters at a step."""
     optimizer: optax.GradientTransformation
     """Descent direction without the learning rate, which is ``settings["learning_rate"]``."""
+    learned_optimizer: optax.GradientTransformation
+    """Of the learned parts, with its own learning rates."""
     batch_size: int
 
 
@@ -45,13 +48,22 @@ class TrainState(NamedTuple):
     key: Key[Array, ""]
     params: Params
     opt_state: optax.OptState
+    learned: Learned
+    learned_opt_state: optax.OptState
 
 
 def init_state(program: Program, key: Key[Array, ""]) -> TrainState:
     """State at step 0. The run's own key and the initial parameters come from ``key``."""
     key_params, key_run = random.split(key)
-    params = program.init(key_params)
-    return TrainState(jnp.int32(0), key_run, params, program.optimizer.init(params))
+    params, learned = program.init(key_params)
+    return TrainState(
+        jnp.int32(0),
+        key_run,
+        params,
+        program.optimizer.init(params),
+        learned,
+        program.learned_optimizer.init(learned),
+    )
 
 
 def train_step(
@@ -75,15 +87,25 @@ def train_step(
     batch = jax.vmap(program.prepare)(random.split(key_prepare, program.batch_size), stored)
     hyperparams = program.hyperparams(state.step, settings)
 
-    def mean_loss(params):
+    def mean_loss(params, learned):
         keys = random.split(key_loss, program.batch_size)
-        losses = jax.vmap(program.loss, (None, 0, 0, None))(params, keys, batch, hyperparams)
+        losses = jax.vmap(program.loss, (None, None, 0, 0, None))(
+            params, learned, keys, batch, hyperparams
+        )
         return jnp.mean(losses)
 
-    loss, gradient = jax.value_and_grad(mean_loss)(state.params)
+    # Both gradients by one pass, both updates after it: the estimate never saw its own batch.
+    loss, (gradient, learned_gradient) = jax.value_and_grad(mean_loss, (0, 1))(
+        state.params, state.learned
+    )
     direction, opt_state = program.optimizer.update(gradient, state.opt_state, state.params)
     params = jax.tree.map(lambda p, d: p - settings["learning_rate"] * d, state.params, direction)
-    return TrainState(state.step + 1, state.key, params, opt_state), loss
+    updates, learned_opt_state = program.learned_optimizer.update(
+        learned_gradient, state.learned_opt_state, state.learned
+    )
+    learned = optax.apply_updates(state.learned, updates)
+    after = TrainState(state.step + 1, state.key, params, opt_state, learned, learned_opt_state)
+    return after, loss
 
 
 @functools.partial(jax.jit, static_argnums=(0, 1))

@@ -6,7 +6,9 @@ from jax import random
 from jaxtyping import install_import_hook
 
 # Every annotated shape is checked at run time.
-_ROOMS = ("distributions", "estimators", "models", "objectives", "training", "evaluation")
+_ROOMS = (
+    "distributions", "estimators", "learned", "models", "objectives", "training", "evaluation",
+)  # fmt: skip
 install_import_hook([f"gsm.{room}" for room in _ROOMS], "beartype.beartype")
 
 jax.config.update("jax_platforms", "cpu")

@@ -15,6 +15,7 @@ ROOT = Path(__file__).parent.parent
 FLOORS = {
     "distributions": (set(), {"jax", "jaxtyping"}),
     "estimators": ({"distributions"}, {"jax", "jaxtyping", "numpy"}),
+    "learned": ({"estimators", "models"}, {"jax", "jaxtyping", "optax"}),
     "models": ({"distributions"}, {"flax", "jax", "jaxtyping"}),
     "objectives": ({"distributions", "estimators", "models"}, {"jax", "jaxtyping"}),
     "schedules": (set(), {"jax", "jaxtyping"}),

@@ -224,9 +224,7 @@ MEAN_GRADIENT = {
 }
 """What the mean gradient of each entry is: the exact one, or a biased one's own expectation."""
 BY_QUADRATURE = {
-    name
-    for name, mean in MEAN_GRADIENT.items()
-    if mean in (relaxed, decoupled, st_gumbel_softmax)
+    name for name, mean in MEAN_GRADIENT.items() if mean in (relaxed, decoupled, st_gumbel_softmax)
 }
 UNBIASED = {name for name, mean in MEAN_GRADIENT.items() if mean is oracle.exact_gradient}
 ONE_HARD_SAMPLE = {
