@@ -26,7 +26,7 @@ are parametrised over the registry, so it and the facts stated with it are judge
 
 import math
 from collections.abc import Callable
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -735,12 +735,8 @@ class Hyperparams(NamedTuple):
     """Weight of f in the control variates of REBAR and RELAX."""
 
 
-class Estimator(Protocol):
-    """An estimator with its own hyperparameters picked from the common ones."""
-
-    def __call__(
-        self, key: Key[Array, ""], logits: LogitsND, f: Cost, hyperparams: Hyperparams, /
-    ) -> Surrogate: ...
+Estimator = Callable[[Key[Array, ""], LogitsND, Cost, Hyperparams], Surrogate]
+"""An operator that picks its own hyperparameters from the common ones."""
 
 
 class Entry(NamedTuple):

@@ -99,7 +99,7 @@ def learned_parts(
         return parts
 
     def attach(parts, x, hyperparams):
-        attached: Estimator = estimator
+        attached: Estimator = estimator.__call__
         hyperparams = hyperparams._replace(**parts.get("moments", {}))
         if "baseline_network" in parts:
             of_input = network.apply({"params": parts["baseline_network"]}, x)
@@ -114,7 +114,7 @@ def learned_parts(
             def control(y):
                 return network.apply({"params": parts["control_network"]}, _control_inputs(y, x))
 
-            attached = functools.partial(estimator, control=control)
+            attached = functools.partial(estimator.__call__, control=control)
         return attached, hyperparams
 
     def label(parts):

@@ -356,7 +356,7 @@ def field(name: str, value: str = "") -> tuple[str, str]:
         (field("num_steps", "1.5"), ["config.num_steps", "a whole number", "'1.5'"]),
         (field("num_steps"), ["config.num_steps", "a whole number"]),
         ((DIGITS, "--config.num_steps", "x"), ["config.num_steps", "a whole number", "'x'"]),
-        (field("baseline", "low"), ["config.baseline", "a number", "'low'"]),
+        (field("control.eta", "low"), ["config.control.eta", "a number", "'low'"]),
         (field("model.center_inputs", "maybe"), ["center_inputs", "true or false", "'maybe'"]),
         (field("model.center_inputs"), ["center_inputs", "true or false"]),
         (field("model.hidden_sizes", "512,x"), ["hidden_sizes", "whole numbers", "'512,x'"]),
@@ -523,7 +523,7 @@ def test_a_config_file_with_a_fault_is_named(text, told, tmp_path, accepted):
         (["--config.model.hidden_sizes=(32,)"], "model.hidden_sizes", (32,)),
         (["--config.model.hidden_sizes=()"], "model.hidden_sizes", ()),
         (["--config.optimizer.learning_rate=1"], "optimizer.learning_rate", 1.0),
-        (["--config.baseline", "-3.5"], "baseline", -3.5),
+        (["--config.signal.constant", "-3.5"], "signal.constant", -3.5),
     ],
 )
 def test_every_way_to_write_a_value_is_read(options, name, value, accepted):

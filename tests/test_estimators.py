@@ -123,6 +123,35 @@ def test_the_helpers_are_zero_with_the_gradient_that_they_carry():
     np.testing.assert_array_equal(jax.grad(carry_gradient, argnums=1)(x, x), 0)
 
 
+def test_what_the_helpers_carry_is_computed_only_where_its_gradient_is_asked_for():
+    def surrogate(x, y):
+        return x**2 + carry_gradient(y, jnp.tanh(x)) + gradient_only(jnp.sinh(y))
+
+    value = jax.jit(surrogate).lower(1.0, 2.0).compile().as_text()
+    assert "tanh" not in value
+    by_x = jax.jit(jax.grad(surrogate)).lower(1.0, 2.0).compile().as_text()
+    assert "tanh" not in by_x
+    both = jax.jit(jax.grad(surrogate, (0, 1))).lower(1.0, 2.0).compile().as_text()
+    assert "tanh" in both
+
+
+def test_decoupled_gumbel_softmax_lies_between_its_neighbours(key):
+    """Equal temperatures: Gumbel-Softmax; a cold forward pass: ST Gumbel-Softmax. Same noise."""
+    decoupled = estimators.decoupled_gumbel_softmax
+    for forward, neighbour in (
+        (0.7, functools.partial(estimators.gumbel_softmax, temperature=0.7)),
+        (1e-4, functools.partial(estimators.straight_through_gumbel_softmax, temperature=0.7)),
+    ):
+        ours = functools.partial(decoupled, temperature=forward, backward_temperature=0.7)
+        for operand in (lambda s, k, x: s(k, x), lambda s, k, x: pullback(s, k, x, WEIGHTS)):
+            np.testing.assert_allclose(
+                operand(ours, random.clone(key), LOGITS),
+                operand(neighbour, random.clone(key), LOGITS),
+                rtol=1e-5,
+                atol=1e-6,
+            )
+
+
 # --- conditional Gumbels and draws without replacement
 
 
@@ -225,6 +254,56 @@ def test_gumbel_rao_has_the_mean_of_st_gumbel_softmax_and_less_variance(key):
     oracle.assert_mean(plain - single, 0.0)
     assert averaged.var(axis=0).sum() < 0.9 * plain.var(axis=0).sum()
     np.testing.assert_allclose(single.var(axis=0).sum(), plain.var(axis=0).sum(), rtol=0.05)
+
+
+def test_relax_without_a_control_variate_is_the_score_function(key):
+    """At every key: ``f(z) (z - softmax)``, with z recovered from a linear cost."""
+
+    def sample_of(k):
+        return jax.grad(lambda w: estimators.relax(k, LOGITS, lambda z: jnp.sum(w * z)))(WEIGHTS)
+
+    for k in random.split(key, 10):
+        value, estimate = jax.value_and_grad(lambda x, k=k: estimators.relax(k, x, BED.cost))(
+            LOGITS
+        )
+        z = sample_of(random.clone(k))
+        np.testing.assert_allclose(value, BED.cost(z), rtol=1e-5)
+        np.testing.assert_allclose(estimate, value * (z - jax.nn.softmax(LOGITS)), rtol=1e-4)
+
+
+def test_rebar_is_relax_without_a_network(key):
+    for operator in (jax.grad, lambda f: f):
+        ours = operator(lambda x: estimators.rebar(random.clone(key), x, BED.cost, 0.6, 0.8))
+        theirs = operator(
+            lambda x: estimators.relax(
+                random.clone(key), x, BED.cost, lambda y: 0.0 * jnp.sum(y), 0.6, 0.8
+            )
+        )
+        np.testing.assert_allclose(ours(LOGITS), theirs(LOGITS), rtol=1e-5)
+
+
+def test_relax_serves_a_black_box(key):
+    """f is only called, at one-hot samples; the control variate alone is differentiated."""
+
+    def black_box(z):
+        return jax.pure_callback(
+            lambda z: np.asarray(np.sum((z @ np.arange(3) + 1) ** 2, axis=-1), np.float32),
+            jax.ShapeDtypeStruct((), jnp.float32),
+            z,
+            vmap_method="broadcast_all",
+        )
+
+    def control(y):
+        return jnp.sum((y @ jnp.arange(3.0) + 1) ** 2)
+
+    exact = oracle.exact_gradient(BED.logits, control)
+    alone = estimates(lambda k, x: estimators.relax(k, x, black_box), key, 50_000)
+    helped = estimates(
+        lambda k, x: estimators.relax(k, x, black_box, control), random.key(6), 50_000
+    )
+    oracle.assert_mean(alone, exact)
+    oracle.assert_mean(helped, exact)
+    assert helped.var(axis=0).sum() < 0.8 * alone.var(axis=0).sum()
 
 
 def test_rebar_without_its_control_variate_is_the_score_function(key):
@@ -442,6 +521,59 @@ def test_power_muprop_without_its_correction_fails(key):
     assert_biased(estimates(uncorrected, key, 100_000))
 
 
+def two_layer_muprop(means_at):
+    """The second layer of Gu et al. 2016, algorithm 1, with its means taken at ``means_at``.
+
+    One mean-field pass gives the slope; it is carried onto the layer's mean given its parents. Both
+    estimate and exact gradient are by the matrix between the layers.
+    """
+    mixing = jnp.asarray(np.random.default_rng(8).normal(size=(6, 6)), jnp.float32)
+
+    def below(mixing, z):
+        return (mixing @ z.reshape(-1)).reshape(z.shape)
+
+    def f(first, second):
+        return BED.cost(first) + BED.cost(second) * jnp.sum(WEIGHTS * first)
+
+    field_first = jax.nn.softmax(LOGITS)
+    field_second = jax.nn.softmax(below(mixing, field_first))
+    slope = jax.grad(f, argnums=1)(field_first, field_second)
+
+    def surrogate(mixing, key):
+        key_first, key_second = random.split(key)
+        first = distributions.gumbel_max(key_first, LOGITS)
+        logits = below(mixing, first)
+        second = distributions.gumbel_max(key_second, logits)
+        residual = f(first, second) - f(field_first, field_second)
+        signal = residual - jnp.sum(slope * (second - field_second))
+        parents = first if means_at == "the sampled parents" else field_first
+        score = carry_gradient(distributions.log_prob(second, logits), signal)
+        return score + carry_gradient(jax.nn.softmax(below(mixing, parents)), slope)
+
+    def exact(mixing):
+        z = jnp.asarray(oracle.outcomes(2, 3), jnp.float32)
+
+        def inner(first):
+            log_q = jax.vmap(lambda s: distributions.log_prob(s, below(mixing, first)))(z)
+            return jnp.exp(log_q) @ jax.vmap(lambda s: f(first, s))(z)
+
+        return jnp.asarray(oracle.probabilities(LOGITS), jnp.float32) @ jax.vmap(inner)(z)
+
+    sample = jax.jit(jax.vmap(lambda k: jax.grad(surrogate)(mixing, k)))
+    return sample, jax.grad(exact)(mixing)
+
+
+def test_muprop_s_second_layer_takes_its_means_at_the_sampled_parents(key):
+    sample, exact = two_layer_muprop("the sampled parents")
+    oracle.assert_mean(sample(random.split(key, 100_000)), exact)
+
+
+def test_power_muprop_s_second_layer_with_the_means_of_the_mean_field_pass_fails(key):
+    sample, exact = two_layer_muprop("the mean-field pass")
+    with pytest.raises(AssertionError, match="biased"):
+        oracle.assert_mean(sample(random.split(key, 100_000)), exact)
+
+
 # --- multi-sample bounds
 
 
@@ -544,6 +676,8 @@ def test_multi_sample_estimators_refuse_one_sample(key):
         estimators.straight_through_gumbel_softmax,
         estimators.gumbel_rao,
         estimators.gapped_straight_through,
+        estimators.decoupled_gumbel_softmax,
+        lambda key, logits, temperature: estimators.relax(key, logits, jnp.sum, None, temperature),
     ],
 )
 def test_samplers_refuse_a_temperature_that_is_not_positive(sampler, temperature, key):

@@ -16,17 +16,18 @@ DATA = jnp.arange(40, dtype=jnp.uint8).reshape(20, 2)
 SETTINGS = {"learning_rate": jnp.float32(0.01), "rate": jnp.float32(1e-3)}
 
 
-def loss(params, key, x, temperature):
+def loss(params, learned, key, x, temperature):
     noise = random.normal(key, x.shape)
     return jnp.sum((params["w"] - x / 40 - 0.1 * temperature * noise) ** 2)
 
 
 PROGRAM = Program(
-    init=lambda key: {"w": random.normal(key, (2,))},
+    init=lambda key: ({"w": random.normal(key, (2,))}, {}),
     loss=loss,
     prepare=lambda key, x: x.astype(jnp.float32),
     hyperparams=lambda step, settings: jnp.exp(-settings["rate"] * step),
     optimizer=optax.scale_by_adam(),
+    learned_optimizer=optax.identity(),
     batch_size=4,
 )
 
@@ -74,7 +75,7 @@ def test_one_step_is_the_written_formula():
 
     def mean(params):
         keys = random.split(random.clone(key_loss), 4)
-        return jnp.mean(jnp.stack([loss(params, keys[i], batch[i], 1.0) for i in range(4)]))
+        return jnp.mean(jnp.stack([loss(params, {}, keys[i], batch[i], 1.0) for i in range(4)]))
 
     expected, gradient = jax.value_and_grad(mean)(state.params)
     np.testing.assert_allclose(value, expected, rtol=1e-6)
