@@ -120,9 +120,11 @@ def learned_parts(
     def label(parts):
         return {name: "average" if name == "moments" else "adam" for name in parts}
 
-    optimizer = optax.multi_transform(
-        {"average": optax.sgd(1 - decay), "adam": optax.adam(learning_rate)}, label
-    )
+    optimizer = optax.identity()
+    if estimator.learned:
+        optimizer = optax.multi_transform(
+            {"average": optax.sgd(1 - decay), "adam": optax.adam(learning_rate)}, label
+        )
     return LearnedParts(init, attach, optimizer)
 
 

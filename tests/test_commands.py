@@ -345,9 +345,12 @@ def field(name: str, value: str = "") -> tuple[str, str]:
     ("options", "told"),
     [
         (field("num_step", "1"), ["'num_step'", "did you mean num_steps?"]),
-        (field("learning_rate", "1"), ["'learning_rate'", "optimizer.learning_rate?"]),
+        (
+            field("learning_rate", "1"),
+            ["'learning_rate'", "mean optimizer.learning_rate or learned.learning_rate?"],
+        ),
         (field("model.num_latent", "1"), ["'model.num_latent'", "did you mean model.num_latents?"]),
-        (field("xyzzy", "1"), ["'xyzzy'", "optimizer.learning_rate", "num_steps"]),
+        (field("wxyz", "1"), ["'wxyz'", "optimizer.learning_rate", "num_steps"]),
         ((DIGITS, "--noconfig.model.center_input"), ["'model.center_input'", "center_inputs"]),
         ((DIGITS, "--config.num_step", "7"), ["'num_step'", "did you mean num_steps?"]),
         (field("model", "1"), ["config.model is a group", "model.num_latents"]),
@@ -395,7 +398,7 @@ def test_a_misspelt_field_or_a_wrong_type_is_told(options, told, accepted):
         ("temperature.rate", "inf", "0 or more and finite"),
         ("optimizer.momentum", "1", "at least 0 and below 1"),
         ("optimizer.momentum", "-0.1", "at least 0 and below 1"),
-        ("baseline", "nan", "finite"),
+        ("control.eta", "nan", "finite"),
         ("evaluation.valid_samples", "1001", "at most 1,000, or a multiple of it"),
         ("evaluation.test_samples", "2500", "at most 1,000, or a multiple of it"),
     ],
@@ -432,7 +435,7 @@ def test_an_unknown_choice_is_told_with_all_choices_and_the_nearest(name, value,
 def test_an_unknown_choice_far_from_all_is_told_without_a_guess(accepted):
     message = refused(*field("estimator", "xyzzy"))
     assert "nearest" not in message
-    assert "exact, score_function, darn, muprop, straight_through" in message
+    assert "exact, score_function, nvil, darn, muprop, straight_through" in message
 
 
 @pytest.mark.parametrize(
