@@ -99,9 +99,10 @@ def _check_overrides(argv: Sequence[str]) -> None:
             members = ", ".join(field for field in known if field.startswith(f"{name}."))
             raise ConfigError(f"config.{name} is a group of fields: {members}")
         if name not in known:
+            tops = dict.fromkeys(re.sub(r"\..*", ".*", field) for field in known)
             near = [field for field in known if field.rpartition(".")[2] == name]
             near = near or difflib.get_close_matches(name, known, 1, 0.5)
-            hint = f"did you mean {' or '.join(near)}?" if near else f"they are: {', '.join(known)}"
+            hint = f"did you mean {' or '.join(near)}?" if near else f"they are: {', '.join(tops)}"
             raise ConfigError(f"the config has no field {name!r}; {hint}")
         if equals or type(known[name]) is not bool:
             _check_literal(name, known[name], value)

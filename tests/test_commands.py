@@ -347,10 +347,10 @@ def field(name: str, value: str = "") -> tuple[str, str]:
         (field("num_step", "1"), ["'num_step'", "did you mean num_steps?"]),
         (
             field("learning_rate", "1"),
-            ["'learning_rate'", "mean optimizer.learning_rate or learned.learning_rate?"],
+            ["'learning_rate'", "mean learned.learning_rate or optimizer.learning_rate?"],
         ),
         (field("model.num_latent", "1"), ["'model.num_latent'", "did you mean model.num_latents?"]),
-        (field("wxyz", "1"), ["'wxyz'", "optimizer.learning_rate", "num_steps"]),
+        (field("wxyz", "1"), ["'wxyz'", "optimizer.*", "num_steps"]),
         ((DIGITS, "--noconfig.model.center_input"), ["'model.center_input'", "center_inputs"]),
         ((DIGITS, "--config.num_step", "7"), ["'num_step'", "did you mean num_steps?"]),
         (field("model", "1"), ["config.model is a group", "model.num_latents"]),
