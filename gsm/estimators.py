@@ -753,6 +753,8 @@ class Entry(NamedTuple):
     or "none"."""
     choose: str
     """When to choose it."""
+    reads: tuple[str, ...] = ()
+    """The hyperparameters that it reads."""
     evaluations: int | str = 1
     """Of f, for one estimate: a number, or "k ** n", "n * k + 1", "m" samples."""
     derivatives: int = 0
@@ -802,6 +804,7 @@ ESTIMATORS = _Registry(
         lambda key, logits, f, h: score_function(key, logits, f, h.baseline, h.variance),
         source="Williams 1992",
         unbiased="any",
+        reads=("baseline", "variance"),
         choose="f is a black box and one evaluation is all there is",
         learned=("baseline", "variance"),
     ),
@@ -809,6 +812,7 @@ ESTIMATORS = _Registry(
         lambda key, logits, f, h: nvil(key, logits, f, h.baseline, h.variance),
         source="Mnih & Gregor 2014",
         unbiased="any",
+        reads=("baseline", "variance"),
         choose="as score_function, where the cost differs much from input to input",
         learned=("baseline", "network", "variance"),
     ),
@@ -816,6 +820,7 @@ ESTIMATORS = _Registry(
         lambda key, logits, f, h: darn(key, logits, f, h.baseline, h.variance),
         source="Gregor et al. 2014",
         unbiased="quadratic in Bernoulli units",
+        reads=("baseline", "variance"),
         choose="to compare with the paper; reinmax is better founded",
         derivatives=1,
         learned=("baseline", "variance"),
@@ -824,6 +829,7 @@ ESTIMATORS = _Registry(
         lambda key, logits, f, h: muprop(key, logits, f, h.baseline, h.variance),
         source="Gu et al. 2016",
         unbiased="any",
+        reads=("baseline", "variance"),
         choose="unbiased at two evaluations, for f close to linear",
         evaluations=2,
         derivatives=1,
@@ -840,6 +846,7 @@ ESTIMATORS = _Registry(
         lambda key, logits, f, h: f(slope_annealed_straight_through(key, logits, h.slope)),
         source="Chung et al. 2017",
         unbiased="none",
+        reads=("slope",),
         choose="to compare with the paper; a steeper slope is more biased",
         derivatives=1,
     ),
@@ -847,6 +854,7 @@ ESTIMATORS = _Registry(
         lambda key, logits, f, h: f(gumbel_softmax(key, logits, h.temperature)),
         source="Jang et al. 2017",
         unbiased="none",
+        reads=("temperature",),
         choose="f makes sense inside the simplex; low variance, bias falls with the temperature",
         derivatives=1,
         relaxed=True,
@@ -857,6 +865,7 @@ ESTIMATORS = _Registry(
         ),
         source="Shah et al. 2024",
         unbiased="none",
+        reads=("temperature", "backward_temperature"),
         choose="f wants nearly one-hot samples and the gradient a higher temperature",
         derivatives=1,
         relaxed=True,
@@ -865,6 +874,7 @@ ESTIMATORS = _Registry(
         lambda key, logits, f, h: f(straight_through_gumbel_softmax(key, logits, h.temperature)),
         source="Jang et al. 2017",
         unbiased="none",
+        reads=("temperature",),
         choose="f must see one-hot samples; gumbel_rao has the same mean and less variance",
         derivatives=1,
     ),
@@ -880,6 +890,7 @@ ESTIMATORS = _Registry(
         lambda key, logits, f, h: rebar(key, logits, f, h.temperature, h.eta),
         source="Tucker et al. 2017",
         unbiased="any",
+        reads=("temperature", "eta"),
         choose="unbiased and f differentiable: the lowest variance at three evaluations",
         evaluations=3,
         derivatives=2,
@@ -891,6 +902,7 @@ ESTIMATORS = _Registry(
         ),
         source="Grathwohl et al. 2018",
         unbiased="any",
+        reads=("temperature", "eta"),
         choose="as rebar, with a network beside f; the function alone serves black boxes",
         evaluations=3,
         derivatives=2,
@@ -902,6 +914,7 @@ ESTIMATORS = _Registry(
         ),
         source="Paulus et al. 2021",
         unbiased="none",
+        reads=("temperature",),
         choose="f is dear and its samples must be one-hot",
         derivatives=1,
         num_samples=10,
@@ -917,6 +930,7 @@ ESTIMATORS = _Registry(
         lambda key, logits, f, h: f(gapped_straight_through(key, logits, h.temperature)),
         source="Fan et al. 2022",
         unbiased="none",
+        reads=("temperature",),
         choose="as straight_through, of lower variance",
         derivatives=1,
     ),

@@ -66,6 +66,22 @@ def init_state(program: Program, key: Key[Array, ""]) -> TrainState:
     )
 
 
+def mean_loss(
+    program: Program,
+    params: Params,
+    learned: Learned,
+    key: Key[Array, ""],
+    batch: Example,
+    hyperparams: Any,
+) -> Float[Array, ""]:
+    """Mean surrogate of a batch of prepared examples, each with a key of its own."""
+    size = jax.tree.leaves(batch)[0].shape[0]
+    losses = jax.vmap(program.loss, (None, None, 0, 0, None))(
+        params, learned, random.split(key, size), batch, hyperparams
+    )
+    return jnp.mean(losses)
+
+
 def train_step(
     program: Program, data: Example, settings: Settings, state: TrainState
 ) -> tuple[TrainState, Float[Array, ""]]:
@@ -87,16 +103,9 @@ def train_step(
     batch = jax.vmap(program.prepare)(random.split(key_prepare, program.batch_size), stored)
     hyperparams = program.hyperparams(state.step, settings)
 
-    def mean_loss(params, learned):
-        keys = random.split(key_loss, program.batch_size)
-        losses = jax.vmap(program.loss, (None, None, 0, 0, None))(
-            params, learned, keys, batch, hyperparams
-        )
-        return jnp.mean(losses)
-
     # Both gradients by one pass, both updates after it: the estimate never saw its own batch.
-    loss, (gradient, learned_gradient) = jax.value_and_grad(mean_loss, (0, 1))(
-        state.params, state.learned
+    loss, (gradient, learned_gradient) = jax.value_and_grad(mean_loss, (1, 2))(
+        program, state.params, state.learned, key_loss, batch, hyperparams
     )
     direction, opt_state = program.optimizer.update(gradient, state.opt_state, state.params)
     params = jax.tree.map(lambda p, d: p - settings["learning_rate"] * d, state.params, direction)

@@ -7,7 +7,8 @@ from jaxtyping import install_import_hook
 
 # Every annotated shape is checked at run time.
 _ROOMS = (
-    "distributions", "estimators", "learned", "models", "objectives", "training", "evaluation",
+    "diagnostics", "distributions", "estimators", "evaluation", "learned", "models", "objectives",
+    "training",
 )  # fmt: skip
 install_import_hook([f"gsm.{room}" for room in _ROOMS], "beartype.beartype")
 

@@ -16,6 +16,7 @@ FLOORS = {
     "distributions": (set(), {"jax", "jaxtyping"}),
     "estimators": ({"distributions"}, {"jax", "jaxtyping", "numpy"}),
     "learned": ({"estimators", "models"}, {"jax", "jaxtyping", "optax"}),
+    "diagnostics": (set(), {"jax", "jaxtyping", "numpy"}),
     "models": ({"distributions"}, {"flax", "jax", "jaxtyping"}),
     "objectives": ({"distributions", "estimators", "models"}, {"jax", "jaxtyping"}),
     "schedules": (set(), {"jax", "jaxtyping"}),
