@@ -60,7 +60,8 @@ def vae(dataset: str) -> ConfigDict:
     # Subtracted from it: constant, moving_average, or network (of the image, and a moving average).
     signal.baseline = "moving_average"  # nvil has the network whatever is said here
     signal.constant = 0.0  # nats; where a moving average starts
-    signal.normalize = True  # divide by max(1, moving standard deviation)
+    # Divide by max(1, moving standard deviation); with kl sampled, which the signal then holds.
+    signal.normalize = False  # NOTE(paper): "necessary", with its sgd; adam divides by itself
     signal.decay = 0.9  # of the moving averages, per step
 
     # The control variate of rebar and relax.

@@ -10,7 +10,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, cast
 
-from absl import flags
+from absl import flags, logging
 from ml_collections import ConfigDict, config_flags
 
 from configs import defaults
@@ -60,6 +60,13 @@ def parse_flags(argv: Sequence[str]) -> list[str]:
     except Exception as error:  # absl and ml_collections raise many kinds, some with long texts
         message = " ".join(str(error).split())[:300]
     sys.exit(f"{program}: error: {message}")
+
+
+def quieten_libraries() -> None:
+    """Leave errors alone, unless ``--verbosity`` asks: orbax tells 50 lines a checkpoint, jax warns
+    of accelerators that are not there."""
+    if not flags.FLAGS["verbosity"].present:
+        logging.set_verbosity(logging.ERROR)
 
 
 def _joined(argv: Sequence[str]) -> list[str]:
@@ -236,6 +243,12 @@ def check(config: ConfigDict) -> ConfigDict:
             f"config.num_samples must be at least 2 for "
             f"{config.estimator if config.objective == 'elbo' else config.objective}, whose "
             f"samples are each other's baselines; got 1"
+        )
+    signalled = "variance" in ESTIMATORS[config.estimator].learned and config.objective == "elbo"
+    if config.signal.normalize and signalled and config.kl == "analytic":
+        raise ConfigError(
+            "config.signal.normalize divides the distortion's gradient and leaves that of the "
+            "analytic KL: another objective; use config.kl=sampled with it"
         )
     relaxed = config.estimator in RELAXED
     if config.kl == "relaxed_density" and config.estimator != "gumbel_softmax" and relaxed:

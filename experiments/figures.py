@@ -1,6 +1,6 @@
 """Figures of one run, from arrays and metric rows. Never imports jax."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +11,32 @@ import matplotlib.pyplot as plt
 import numpy as np
 
 _INK, _ACCENT, _QUIET = "#1b1b1b", "#0072b2", "#b8b8b8"
+
+ESTIMATOR_COLOURS = {
+    "exact": "#1b1b1b",
+    # Score-function kind: reds and browns.
+    "score_function": "#b2182b",
+    "nvil": "#e34a33",
+    "rloo": "#fc8d59",
+    "disarm": "#8c510a",
+    "local_expectation": "#c9a227",
+    # With a control variate: purples.
+    "muprop": "#762a83",
+    "rebar": "#ae4ec9",
+    "relax": "#e377c2",
+    "darn": "#6b6b6b",
+    # Relaxed: blues.
+    "gumbel_softmax": "#0072b2",
+    "decoupled_gumbel_softmax": "#74add1",
+    # One-hot with a gradient of another: greens and teals.
+    "straight_through": "#66a61e",
+    "slope_annealed_st": "#b2df8a",
+    "st_gumbel_softmax": "#00a087",
+    "gumbel_rao": "#17becf",
+    "reinmax": "#1b7837",
+    "gapped_straight_through": "#9a9a2e",
+}
+"""One colour per estimator in every figure of the project."""
 
 
 def _save(figure: plt.Figure, path: Path) -> Path:
@@ -147,3 +173,182 @@ def draw_run(
         samples(pictures["samples"], folder / "samples.png"),
         class_use(pictures["class_use"], folder / "class_use.png"),
     ]
+
+
+# --- estimators compared ---------------------------------------------------------------------
+
+_GROUP = "encoder"  # whose gradient goes through the samples; the decoder's goes around them
+
+
+def _band(axes, rows: Sequence[Mapping[str, Any]], name: str, over: str, **style) -> None:
+    """A line over a column with its 95 % band."""
+    rows = sorted(rows, key=lambda row: row[over])
+    x = [row[over] for row in rows]
+    values, low, high = ([row[f"{name}{end}"] for row in rows] for end in ("", "_low", "_high"))
+    axes.plot(x, values, **style)
+    axes.fill_between(x, low, high, color=style["color"], alpha=0.2, linewidth=0)
+
+
+def _dots(axes, rows: Sequence[Mapping[str, Any]], name: str, floor: float | None) -> None:
+    """One dot and 95 % bar a row, from top to bottom; a triangle where it is not told from 0."""
+    for y, row in enumerate(rows):
+        colour = ESTIMATOR_COLOURS[row["estimator"]]
+        low, value, high = (row[f"{name}{end}"] for end in ("_low", "", "_high"))
+        if floor is not None and low <= floor:
+            axes.plot([max(high, floor)], [y], marker="<", color=colour, markersize=6)
+            axes.plot([floor, max(high, floor)], [y, y], color=colour, linewidth=1, alpha=0.5)
+        else:
+            axes.plot([low, high], [y, y], color=colour, linewidth=2)
+            axes.plot([value], [y], marker="o", color=colour, markersize=6)
+    axes.set_yticks(range(len(rows)))
+    axes.set_ylim(len(rows) - 0.5, -0.5)
+    axes.grid(axis="x", color="#e8e8e8")
+    axes.set_axisbelow(True)
+    axes.spines[["top", "right"]].set_visible(False)
+
+
+def estimators_side_by_side(rows: Sequence[Mapping[str, Any]], title: str, path: Path) -> Path:
+    """Bias, variance and cosine of each estimator, its variance at equal cost, in one table."""
+    rows = sorted(rows, key=lambda row: row["variance"])
+    panels = (
+        ("bias", "bias / |gradient|", 1e-3),
+        ("variance", "variance / |gradient|²", None),
+        ("variance_per_evaluation", "variance at equal\nevaluations of f", None),
+        ("variance_per_time", "variance at equal time\n(of one gumbel_softmax)", None),
+        ("cosine", "cosine of one estimate\nto the gradient", None),
+    )
+    figure, axes = plt.subplots(
+        1, len(panels), figsize=(15, 0.33 * len(rows) + 1.6), sharey=True, layout="constrained"
+    )
+    for ax, (name, label, floor) in zip(axes, panels, strict=True):
+        _dots(ax, rows, name, floor)
+        ax.set_xlabel(label, fontsize=9)
+        if name != "cosine":
+            ax.set_xscale("log")
+    axes[0].set_xlim(left=1e-3)
+    axes[0].set_yticklabels([_label(row) for row in rows], fontsize=9)
+    figure.suptitle(title, fontsize=10, x=0.01, ha="left")
+    return _save(figure, path)
+
+
+def _label(row: Mapping[str, Any]) -> str:
+    temperature = row["temperature"]
+    return row["estimator"] + (f" (τ = {temperature:.2g})" if temperature else "")
+
+
+def over_temperature(
+    rows: Sequence[Mapping[str, Any]], column: str, heading: Callable[[Any], str], path: Path
+) -> Path:
+    """Bias, variance and cosine over the temperature; one column for each value of ``column``."""
+    values = sorted({row[column] for row in rows})
+    panels = (
+        ("bias", "bias / |gradient|"),
+        ("variance", "variance / |gradient|²"),
+        ("cosine", "cosine of one estimate"),
+    )
+    figure, grid = plt.subplots(
+        len(panels), len(values), figsize=(1.5 + 3.6 * len(values), 8.5), sharex=True,
+        sharey="row", squeeze=False, layout="constrained",
+    )  # fmt: skip
+    swept = {row["estimator"] for row in rows if row["at"] == "chosen"}
+    for value, axes in zip(values, grid.T, strict=True):
+        here = [row for row in rows if row[column] == value]
+        for (name, _), ax in zip(panels, axes, strict=True):
+            for estimator in dict.fromkeys(row["estimator"] for row in here):
+                of_it = [row for row in here if row["estimator"] == estimator]
+                style = {"color": ESTIMATOR_COLOURS[estimator], "label": estimator}
+                if estimator in swept:
+                    _band(ax, of_it, name, "temperature", marker="o", markersize=3, **style)
+                elif not (name == "bias" and of_it[0]["bias_low"] <= 0):
+                    ax.axhline(of_it[0][name], linestyle=(0, (4, 2)), linewidth=1, **style)
+            ax.set_xscale("log")
+            if name != "cosine":
+                ax.set_yscale("log")
+            ax.spines[["top", "right"]].set_visible(False)
+        axes[0].set_title(heading(value), fontsize=10, loc="left")
+        axes[-1].set_xlabel("temperature", fontsize=9)
+    for (_, label), ax in zip(panels, grid[:, 0], strict=True):
+        ax.set_ylabel(label, fontsize=9)
+    _legend(figure, grid, "lines: over the temperature\ndashes: without one, or learned")
+    return _save(figure, path)
+
+
+def _legend(figure: plt.Figure, grid: np.ndarray, title: str) -> None:
+    """One legend right of all panels."""
+    handles = {
+        text: handle
+        for ax in grid.flat
+        for handle, text in zip(*ax.get_legend_handles_labels(), strict=True)
+    }
+    figure.legend(
+        handles.values(), handles, loc="outside right center", frameon=False, fontsize=8,
+        title=title, title_fontsize=8, alignment="left",
+    )  # fmt: skip
+
+
+def draw_variance(rows: Sequence[Mapping[str, Any]], folder: Path) -> list[Path]:
+    """The figures of ``experiments.variance`` from its rows; returns their paths."""
+    rows = [row for row in rows if row["group"] == _GROUP]
+    paths = []
+    for step in sorted({row["step"] for row in rows}):
+        at_schedule = [row for row in rows if row["step"] == step and row["at"] == "schedule"]
+        reference = at_schedule[0]["reference"]
+        title = (
+            f"Gradient by the encoder at step {step:,}, {at_schedule[0]['keys']:,} estimates each; "
+            f"95 % bands; reference: {'mean of ' if reference != 'exact' else ''}{reference}. "
+            "Triangle: bias not told from 0, its upper end"
+        )
+        path = folder / f"estimators_step{step}.png"
+        paths.append(estimators_side_by_side(at_schedule, title, path))
+    path = folder / "temperature.png"
+    return [*paths, over_temperature(rows, "step", lambda step: f"step {step:,}", path)]
+
+
+def optimisation(curves: Sequence[Mapping[str, Any]], target: float, path: Path) -> Path:
+    """Exact loss along the descent on each estimator's gradients, unbiased ones on the left."""
+    best = min(target**2, (1 - target) ** 2)
+    ends = {row["estimator"]: row for row in curves}  # the last row of each
+    arrived = [name for name, row in ends.items() if row["loss"] < best + 2e-3]
+    figure, axes = plt.subplots(
+        1, 2, figsize=(12, 4.2), sharex=True, sharey=True, layout="constrained"
+    )
+    for ax, title, names in (
+        (axes[0], "arrive", arrived),
+        (axes[1], "do not arrive in these steps", [name for name in ends if name not in arrived]),
+    ):
+        for name in names:
+            of_it = [row for row in curves if row["estimator"] == name]
+            _band(ax, of_it, "loss", "step", color=ESTIMATOR_COLOURS[name], label=name)
+        ax.axhline(best, color=_QUIET, linewidth=1, zorder=0)
+        ax.set_title(title, fontsize=10, loc="left")
+        ax.set_xlabel("step")
+        ax.spines[["top", "right"]].set_visible(False)
+    axes[0].set_ylabel(f"E (b - {target:g})², the exact loss")
+    _legend(figure, axes, f"{curves[0]['seeds']} runs each, 95 % bands\ngrey: the optimum")
+    return _save(figure, path)
+
+
+def draw_toy(
+    rows: Sequence[Mapping[str, Any]],
+    curves: Sequence[Mapping[str, Any]],
+    target: float,
+    folder: Path,
+) -> list[Path]:
+    """The figures of ``experiments.toy`` from its rows; returns their paths."""
+
+    def heading(logit: float) -> str:
+        return f"P(b = 1) = {1 / (1 + np.exp(-logit)):.2f}"
+
+    paths = [
+        over_temperature(rows, "logit", heading, folder / "temperature.png"),
+        optimisation(curves, target, folder / "optimisation.png"),
+    ]
+    middle = [
+        row for row in rows
+        if row["logit"] == 0 and (row["at"] == "schedule" or row["temperature"] == 0.5)
+    ]  # fmt: skip
+    title = (
+        f"E (b - {target:g})² at P(b = 1) = 0.5, {rows[0]['keys']:,} estimates each; 95 % bands. "
+        "Triangle: bias not told from 0, its upper end"
+    )
+    return [*paths, estimators_side_by_side(middle, title, folder / "estimators.png")]

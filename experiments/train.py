@@ -12,7 +12,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from absl import app, flags, logging
+from absl import app, flags
 from jax import random
 from ml_collections import ConfigDict
 
@@ -272,9 +272,7 @@ def default_workdir(config: ConfigDict, config_file: str) -> Path:
 
 def main(argv: list[str]) -> None:
     del argv
-    if not flags.FLAGS["verbosity"].present:
-        # Orbax tells 50 lines a checkpoint otherwise, and warns of what a kill left half done.
-        logging.set_verbosity(logging.ERROR)
+    configuration.quieten_libraries()
     try:
         config = configuration.check(_CONFIG.value)
         workdir = Path(_WORKDIR.value or default_workdir(config, configuration.config_file()))

