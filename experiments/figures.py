@@ -177,6 +177,7 @@ def draw_run(
 
 # --- estimators compared ---------------------------------------------------------------------
 
+_LEAST = 1e-3  # biases and variances below are not told apart
 _GROUP = "encoder"  # whose gradient goes through the samples; the decoder's goes around them
 
 
@@ -211,7 +212,7 @@ def estimators_side_by_side(rows: Sequence[Mapping[str, Any]], title: str, path:
     """Bias, variance and cosine of each estimator, its variance at equal cost, in one table."""
     rows = sorted(rows, key=lambda row: row["variance"])
     panels = (
-        ("bias", "bias / |gradient|", 1e-3),
+        ("bias", "bias / |gradient|", _LEAST),
         ("variance", "variance / |gradient|²", None),
         ("variance_per_evaluation", "variance at equal\nevaluations of f", None),
         ("variance_per_time", "variance at equal time\n(of one gumbel_softmax)", None),
@@ -225,7 +226,9 @@ def estimators_side_by_side(rows: Sequence[Mapping[str, Any]], title: str, path:
         ax.set_xlabel(label, fontsize=9)
         if name != "cosine":
             ax.set_xscale("log")
-    axes[0].set_xlim(left=1e-3)
+    axes[0].set_xlim(left=_LEAST)
+    for ax in axes[1:4]:
+        ax.set_xlim(left=max(ax.get_xlim()[0], _LEAST / 10))
     axes[0].set_yticklabels([_label(row) for row in rows], fontsize=9)
     figure.suptitle(title, fontsize=10, x=0.01, ha="left")
     return _save(figure, path)
@@ -259,11 +262,13 @@ def over_temperature(
                 style = {"color": ESTIMATOR_COLOURS[estimator], "label": estimator}
                 if estimator in swept:
                     _band(ax, of_it, name, "temperature", marker="o", markersize=3, **style)
-                elif not (name == "bias" and of_it[0]["bias_low"] <= 0):
+                elif not (name == "bias" and of_it[0]["bias_low"] <= _LEAST):
                     ax.axhline(of_it[0][name], linestyle=(0, (4, 2)), linewidth=1, **style)
             ax.set_xscale("log")
             if name != "cosine":
                 ax.set_yscale("log")
+                lowest = min(row[name] for row in here if name != "bias" or row["bias_low"] > 0)
+                ax.set_ylim(bottom=max(lowest / 2, _LEAST))
             ax.spines[["top", "right"]].set_visible(False)
         axes[0].set_title(heading(value), fontsize=10, loc="left")
         axes[-1].set_xlabel("temperature", fontsize=9)
@@ -307,14 +312,14 @@ def draw_variance(rows: Sequence[Mapping[str, Any]], folder: Path) -> list[Path]
 def optimisation(curves: Sequence[Mapping[str, Any]], target: float, path: Path) -> Path:
     """Exact loss along the descent on each estimator's gradients, unbiased ones on the left."""
     best = min(target**2, (1 - target) ** 2)
-    ends = {row["estimator"]: row for row in curves}  # the last row of each
-    arrived = [name for name, row in ends.items() if row["loss"] < best + 2e-3]
+    kinds = {row["estimator"]: row["unbiased_for"] for row in curves}
+    unbiased = [name for name, kind in kinds.items() if kind == "any" or "quadratic" in kind]
     figure, axes = plt.subplots(
         1, 2, figsize=(12, 4.2), sharex=True, sharey=True, layout="constrained"
     )
     for ax, title, names in (
-        (axes[0], "arrive", arrived),
-        (axes[1], "do not arrive in these steps", [name for name in ends if name not in arrived]),
+        (axes[0], "unbiased for this f", unbiased),
+        (axes[1], "biased", [name for name in kinds if name not in unbiased]),
     ):
         for name in names:
             of_it = [row for row in curves if row["estimator"] == name]

@@ -148,7 +148,8 @@ def curve_rows(target: float, steps: int, seeds: int) -> list[Row]:
             mean = losses.mean()
             rows.append(
                 {
-                    "estimator": name, "step": step, "seeds": seeds, "loss": float(mean),
+                    "estimator": name, "step": step, "seeds": seeds,
+                    "unbiased_for": entry.unbiased, "loss": float(mean),
                     "loss_low": float(mean - error), "loss_high": float(mean + error),
                     "probability": float(probs.mean()),
                 }

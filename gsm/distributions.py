@@ -60,10 +60,23 @@ def softmax(logits: LogitsND) -> LogitsND:
 def log_softmax(logits: LogitsND) -> LogitsND:
     """Logarithms of the class probabilities of each variable."""
     if logits.shape[-1] == 2:
-        lead = _lead(logits)
-        smaller = jnp.log(1 + jnp.exp(-jnp.abs(lead)))  # its log1p is not vectorised on CPU either
-        return jnp.stack([jnp.minimum(lead, 0), jnp.minimum(-lead, 0)], axis=-1) - smaller[:, None]
+        return _log_sigmoids(_lead(logits))
     return jax.nn.log_softmax(logits, axis=-1)
+
+
+@jax.custom_jvp
+def _log_sigmoids(lead: Float[Array, " n"]) -> Float[Array, "n 2"]:
+    """Log-sigmoid of the lead and of its negative."""
+    smaller = jnp.log(1 + jnp.exp(-jnp.abs(lead)))  # log1p is not vectorised on CPU
+    return jnp.stack([jnp.minimum(lead, 0), jnp.minimum(-lead, 0)], axis=-1) - smaller[:, None]
+
+
+@_log_sigmoids.defjvp
+def _log_sigmoids_jvp(primals, tangents):
+    # By rule: at a lead of exactly 0, where priors start, autodiff of |x| would give (1, 0).
+    (lead,), (lead_dot,) = primals, tangents
+    slopes = jnp.stack([jax.nn.sigmoid(-lead), -jax.nn.sigmoid(lead)], axis=-1)
+    return _log_sigmoids(lead), slopes * lead_dot[:, None]
 
 
 def random_bits(key: Key[Array, ""], shape: tuple[int, ...]) -> UInt32[Array, "..."]:

@@ -1,5 +1,7 @@
 """Noise, samplers, densities and divergences against closed forms, quadrature and counting."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -288,6 +290,17 @@ def test_softmax_and_its_logarithm_are_those_of_jax(classes, key):
             rtol=1e-4,
             atol=1e-6,
         )
+
+
+@pytest.mark.parametrize("classes", [2, 3])
+@pytest.mark.parametrize("function", ["softmax", "log_softmax"])
+def test_derivatives_at_equal_logits_are_those_of_jax(function, classes):
+    """Where every prior starts: a kink in the arithmetic, such as |x|, shows only there."""
+    at = jnp.zeros((2, classes))
+    for order in (jax.jacobian, jax.hessian):
+        ours = order(getattr(distributions, function))(at)
+        theirs = order(functools.partial(getattr(jax.nn, function), axis=-1))(at)
+        np.testing.assert_allclose(ours, theirs, atol=1e-6)
 
 
 def test_nan_logits_give_nan():
