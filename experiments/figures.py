@@ -357,3 +357,35 @@ def draw_toy(
         "Triangle: bias not told from 0, its upper end"
     )
     return [*paths, estimators_side_by_side(middle, title, folder / "estimators.png")]
+
+
+def gumbel_softmax_over_temperature(rows: Sequence[Mapping[str, Any]], path: Path) -> Path:
+    """Expectation and samples of Gumbel-Softmax, a column for each temperature (0: categorical)."""
+    temperatures = list(dict.fromkeys(row["temperature"] for row in rows))
+    shown = ["expectation", *(name for name in rows[0] if name.startswith("sample_"))]
+    figure, grid = plt.subplots(
+        len(shown), len(temperatures), figsize=(2.1 * len(temperatures), 1.3 * len(shown) + 0.6),
+        sharex=True, sharey="row", layout="constrained",
+    )  # fmt: skip
+    highest = max(max(row["probability"], row["expectation"]) for row in rows)
+    for temperature, column in zip(temperatures, grid.T, strict=True):
+        of_it = [row for row in rows if row["temperature"] == temperature]
+        classes = [row["class"] for row in of_it]
+        for name, ax in zip(shown, column, strict=True):
+            colour = ESTIMATOR_COLOURS["gumbel_softmax"] if temperature else _INK
+            ax.bar(classes, [row[name] for row in of_it], color=colour, width=0.8)
+            if name == "expectation":  # steps: the class probabilities
+                ax.step(
+                    [*classes, classes[-1] + 1],
+                    [*(row["probability"] for row in of_it), of_it[-1]["probability"]],
+                    where="mid", color="#d55e00", linewidth=1,
+                )  # fmt: skip
+            ax.set_xlim(-0.6, len(classes) - 0.4)
+            ax.set_ylim(0, 1.15 * highest if name == "expectation" else 1.02)
+            ax.set_xticks([])
+            ax.spines[["top", "right"]].set_visible(False)
+        column[0].set_title(f"τ = {temperature:g}" if temperature else "categorical", fontsize=10)
+    for name, ax in zip(shown, grid[:, 0], strict=True):
+        ax.set_ylabel(name.replace("_", " "), fontsize=9)
+    figure.supxlabel("class (orange: its probability)", fontsize=9)
+    return _save(figure, path)

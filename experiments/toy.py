@@ -8,6 +8,7 @@ estimator can stop elsewhere. Rows go to ``variance.csv`` and ``curves.csv``, fi
 """
 
 import functools
+import sys
 from pathlib import Path
 
 import jax
@@ -30,6 +31,9 @@ _TARGET = flags.DEFINE_float("target", 0.45, "t of (b - t) ** 2.", 0.0, 1.0)
 _KEYS = flags.DEFINE_integer("keys", 1_000_000, "Estimates of each, a multiple of 20,000.", 20_000)
 _STEPS = flags.DEFINE_integer("steps", 2_000, "Optimisation steps.", lower_bound=1)
 _SEEDS = flags.DEFINE_integer("seeds", 100, "Runs of each estimator.", lower_bound=2)
+_ESTIMATORS = flags.DEFINE_multi_enum(
+    "estimator", [], list(ESTIMATORS), "To take part beside gumbel_softmax; default: all."
+)
 _OUT = flags.DEFINE_string("out", "runs/toy", "Folder.")
 
 _LOGITS = (-1.0, 0.0, 1.0)
@@ -53,7 +57,7 @@ def _parts(entry: Entry) -> LearnedParts:
     )  # fmt: skip
 
 
-def _program(name: str, target: float, parts: LearnedParts, start: float) -> training.Program:
+def _program(target: float, parts: LearnedParts, start: float) -> training.Program:
     def loss(logit, learned, key, x, hyperparams):
         estimator, hyperparams = parts.attach(learned, x, hyperparams)
         logits = two_class_logits(logit[None])
@@ -77,19 +81,20 @@ def _settings(learning_rate: float, temperature: float) -> dict[str, jax.Array]:
     }
 
 
-def variance_rows(target: float, keys: int) -> list[Row]:
-    """Bias and variance of every estimator at every probability and temperature."""
+def variance_rows(names: list[str], target: float, keys: int) -> list[Row]:
+    """Bias and variance of estimators at every probability and temperature."""
     cost = functools.partial(_cost, target)
     rows: list[Row] = []
     for logit in _LOGITS:
         point = jnp.float32(logit)
         reference = jax.grad(lambda x: exact(two_class_logits(x[None]), cost))(point)
         calls = {}
-        for name, entry in ESTIMATORS.items():
+        for name in names:
             if name == "exact":
                 continue
+            entry = ESTIMATORS[name]
             parts = _parts(entry)
-            program = _program(name, target, parts, logit)
+            program = _program(target, parts, logit)
             # Learned parts adapt while the logit stands still.
             state = training.init_state(program, random.key(1))
             data = _NO_INPUT[None]
@@ -125,12 +130,13 @@ def variance_rows(target: float, keys: int) -> list[Row]:
     return rows
 
 
-def curve_rows(target: float, steps: int, seeds: int) -> list[Row]:
+def curve_rows(names: list[str], target: float, steps: int, seeds: int) -> list[Row]:
     """The exact loss along Adam's descent on each estimator's gradients, over seeds."""
     rows: list[Row] = []
-    for name, entry in ESTIMATORS.items():
+    for name in names:
+        entry = ESTIMATORS[name]
         parts = _parts(entry)
-        program = _program(name, target, parts, 0.0)
+        program = _program(target, parts, 0.0)
         keys = jax.vmap(random.key)(jnp.arange(seeds))
         states = jax.vmap(functools.partial(training.init_state, program))(keys)
         run = jax.jit(
@@ -167,9 +173,12 @@ def main(argv: list[str]) -> None:
         "target": target, "temperature": _TEMPERATURE, "learning_rate": _LEARNING_RATE,
         "optimizer": "adam",
     }  # fmt: skip
-    rows = variance_rows(target, _KEYS.value)
+    names = list(dict.fromkeys(["gumbel_softmax", *(_ESTIMATORS.value or ESTIMATORS)]))
+    if _KEYS.value % 20_000:
+        sys.exit(f"error: --keys must be a multiple of 20,000; got {_KEYS.value}")
+    rows = variance_rows(names, target, _KEYS.value)
     measurement.write(out, "variance", rows, about)
-    curves = curve_rows(target, _STEPS.value, _SEEDS.value)
+    curves = curve_rows(names, target, _STEPS.value, _SEEDS.value)
     measurement.write(out, "curves", curves, about)
     figures.draw_toy(rows, curves, target, out)
     print(out)

@@ -44,6 +44,7 @@ _REFERENCE_KEYS = flags.DEFINE_integer(
 _ADAPT_STEPS = flags.DEFINE_integer(
     "adapt_steps", 1_000, "Steps in which learned parts adapt.", lower_bound=0
 )
+_IMAGES = flags.DEFINE_integer("images", 100, "In the minibatch measured.", lower_bound=1)
 _OUT = flags.DEFINE_string("out", None, "Folder; default: runs/variance-CONFIG-DATASET.")
 
 _SCAN = 500  # steps in one call
@@ -152,10 +153,9 @@ def measure_step(
 ) -> list[Row]:
     """All rows at one state of the model."""
     base = estimators["gumbel_softmax"]
-    rows_of_batch = random.randint(random.key(3), (config.batch_size,), 0, base.task.train.shape[0])
-    batch = jax.vmap(base.task.program.prepare)(
-        random.split(random.key(4), config.batch_size), base.task.train[rows_of_batch]
-    )
+    train, number = base.task.train, min(_IMAGES.value, len(base.task.train))
+    images = train[random.choice(random.key(3), len(train), (number,), replace=False)]
+    batch = jax.vmap(base.task.program.prepare)(random.split(random.key(4), number), images)
     reference, about = _reference(config, dataset, (state.params, batch, state.step))
     rows: list[Row] = []
     calls = {}

@@ -1,0 +1,83 @@
+"""Figure 1 of Jang et al. 2017: expectation and samples of Gumbel-Softmax over the temperature.
+
+    python -m experiments.temperature --out=runs/temperature
+
+The same noise serves every temperature, so one column of samples is one draw that melts from a
+one-hot vector to the uniform one, while the expectation leaves the class probabilities.
+"""
+
+import functools
+import sys
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from absl import app, flags
+from jax import random
+
+from experiments import figures, measurement
+from experiments.config import quieten_libraries
+from experiments.measurement import Row
+from gsm.distributions import gumbel_max
+from gsm.estimators import gumbel_softmax
+
+_PROBABILITIES = flags.DEFINE_list(
+    "probabilities", ["0.08", "0.16", "0.04", "0.3", "0.22", "0.14", "0.06"], "Of the classes."
+)
+_TEMPERATURES = flags.DEFINE_list("temperatures", ["0.1", "0.5", "1", "10"], "A column of each.")
+_DRAWS = flags.DEFINE_integer("draws", 100_000, "Draws in an expectation.", lower_bound=100)
+_SAMPLES = flags.DEFINE_integer("samples", 3, "Samples shown.", lower_bound=1, upper_bound=20)
+_OUT = flags.DEFINE_string("out", "runs/temperature", "Folder.")
+
+
+def rows_of(
+    probabilities: list[float], temperatures: list[float], draws: int, samples: int
+) -> list[Row]:
+    """A row for each temperature (0: the categorical itself) and class."""
+    logits = jnp.log(jnp.asarray(probabilities))[None]
+    keys = random.split(random.key(0), draws)
+    rows: list[Row] = []
+    for temperature in (0.0, *temperatures):
+        sampler = functools.partial(gumbel_softmax, temperature=temperature)
+        draws_of = jax.vmap(sampler if temperature else gumbel_max, (0, None))
+        z = np.asarray(jax.jit(draws_of)(keys, logits), np.float64)[:, 0]
+        error = 1.96 * z.std(axis=0, ddof=1) / np.sqrt(draws)
+        for k, probability in enumerate(probabilities):
+            row: Row = {
+                "temperature": temperature, "class": k, "probability": probability,
+                "expectation": float(z[:, k].mean()),
+                "expectation_low": float(z[:, k].mean() - error[k]),
+                "expectation_high": float(z[:, k].mean() + error[k]),
+            }  # fmt: skip
+            rows.append(row | {f"sample_{i + 1}": float(z[i, k]) for i in range(samples)})
+    return rows
+
+
+def _positive(flag: flags.FlagHolder, least: int) -> list[float]:
+    try:
+        numbers = [float(text) for text in flag.value]
+    except ValueError:
+        numbers = []
+    if len(numbers) < least or not all(0 < x < float("inf") for x in numbers):
+        sys.exit(
+            f"error: --{flag.name} must be {least} or more positive numbers; "
+            f"got {','.join(flag.value)}"
+        )
+    return numbers
+
+
+def main(argv: list[str]) -> None:
+    del argv
+    quieten_libraries()
+    weights = _positive(_PROBABILITIES, 2)
+    probabilities = [weight / sum(weights) for weight in weights]
+    temperatures = _positive(_TEMPERATURES, 1)
+    rows = rows_of(probabilities, temperatures, _DRAWS.value, _SAMPLES.value)
+    out = Path(_OUT.value)
+    measurement.write(out, "temperature", rows, {"draws": _DRAWS.value})
+    print(figures.gumbel_softmax_over_temperature(rows, out / "temperature.png"))
+
+
+if __name__ == "__main__":
+    app.run(main)
