@@ -267,13 +267,14 @@ def over_temperature(
             ax.set_xscale("log")
             if name != "cosine":
                 ax.set_yscale("log")
-                lowest = min(row[name] for row in here if name != "bias" or row["bias_low"] > 0)
-                ax.set_ylim(bottom=max(lowest / 2, _LEAST))
             ax.spines[["top", "right"]].set_visible(False)
         axes[0].set_title(heading(value), fontsize=10, loc="left")
         axes[-1].set_xlabel("temperature", fontsize=9)
-    for (_, label), ax in zip(panels, grid[:, 0], strict=True):
+    for (name, label), ax in zip(panels, grid[:, 0], strict=True):
         ax.set_ylabel(label, fontsize=9)
+        if name != "cosine":
+            told = [row[name] for row in rows if row[f"{name}_low"] > 0]
+            ax.set_ylim(max(min(told) / 2, _LEAST), 1.5 * max(told))
     _legend(figure, grid, "lines: over the temperature\ndashes: without one, or learned")
     return _save(figure, path)
 

@@ -1,12 +1,16 @@
 """The scripts: what the benchmark counts, and what is kept of a run."""
 
 import json
+import shutil
+from pathlib import Path
 
 import jax
 import jax.numpy as jnp
 import pytest
 
-from scripts import bench, collect
+from scripts import bench, collect, draw
+
+ROOT = Path(__file__).parent.parent
 
 
 def test_product_flops_counts_matrix_products_in_loops_and_batches():
@@ -41,3 +45,19 @@ def test_collect_keeps_result_curve_and_figures_and_no_place(tmp_path):
     (run / "result.json").unlink()
     with pytest.raises(FileNotFoundError, match=r"result\.json"):
         collect.collect(run, kept)
+
+
+@pytest.mark.parametrize("folder", ["variance/small_vae", "variance/toy", "temperature"])
+def test_draw_makes_the_committed_figures_anew_from_their_rows(folder, tmp_path):
+    shutil.copytree(ROOT / "results" / folder, tmp_path / "copy")
+    committed = {path.name for path in (tmp_path / "copy").glob("*.png")}
+    for path in (tmp_path / "copy").glob("*.png"):
+        path.unlink()
+    drawn = draw.draw(tmp_path / "copy")
+    assert {path.name for path in drawn} == committed
+    assert all(path.stat().st_size > 10_000 for path in drawn)
+
+
+def test_draw_tells_of_a_folder_without_measurements(tmp_path):
+    with pytest.raises(SystemExit, match=r"error: .* holds no measurements: .*variance\.csv"):
+        draw.main(["draw", str(tmp_path)])
