@@ -2,12 +2,13 @@
 
     python -m experiments.variance --config=configs/small_vae.py:digits
 
-trains the config's model with its own estimator and stops at ``--steps``. There each estimator of
-``--estimators`` estimates the gradient of one fixed minibatch at many keys: at the temperature of
-the schedule, and at ``--temperatures`` if it has one to choose. Learned parts (baselines, control
-variates) first learn for ``--adapt_steps`` steps of a standing model. The reference is the exact
-gradient where the outcomes can be counted out, else the mean of many ``local_expectation``
-estimates. The rows and their 95 % bands go to ``variance.csv``, figures beside it.
+trains the config's model with its own estimator, as ``experiments.train`` would, and stops at
+``--steps``. There each estimator of ``--estimators`` estimates the gradient of one fixed minibatch
+at many keys: at the temperature of the schedule, and at ``--temperatures`` if it has one to choose.
+Learned parts (baselines, control variates) first learn for ``--adapt_steps`` steps of a standing
+model. The reference is the exact gradient where the outcomes can be counted out, else the mean of
+many ``local_expectation`` estimates. The rows and their 95 % bands go to ``variance.csv``, figures
+beside it.
 """
 
 import sys
@@ -74,6 +75,17 @@ def _with_estimator(config: ConfigDict, name: str) -> ConfigDict:
     return configuration.check(config)
 
 
+def _advance(
+    task: tasks.Task, state: training.TrainState, settings: dict[str, jax.Array], step: int
+) -> training.TrainState:
+    """Train to a step, in scans."""
+    while (left := step - int(state.step)) > 0:
+        state, _ = training.run_interval(
+            task.program, min(_SCAN, left), task.train, settings, state
+        )
+    return state
+
+
 class Measured:
     """One estimator on the config's model: its learned parts adapt, its gradient is measured."""
 
@@ -93,10 +105,7 @@ class Measured:
             learned_opt_state=self.opt_state,
         )  # fmt: skip
         standing = self.task.settings | {"learning_rate": jnp.float32(0)}
-        for _ in range(0, steps, _SCAN):
-            state, _ = training.run_interval(
-                self.task.program, min(_SCAN, steps), self.task.train, standing, state
-            )
+        state = _advance(self.task, state, standing, int(state.step) + steps)
         self.learned, self.opt_state = state.learned, state.learned_opt_state
 
     def gradient(self, key, params, learned, batch, hyperparams):
@@ -208,9 +217,7 @@ def run(config: ConfigDict, steps: list[int], temperatures: list[float], out: Pa
     rows: list[Row] = []
     about = {"config": configuration.identity(config)}
     for step in steps:
-        while int(state.step) < step:
-            length = min(_SCAN, step - int(state.step))
-            state, _ = training.run_interval(task.program, length, task.train, task.settings, state)
+        state = _advance(task, state, task.settings, step)
         rows += measure_step(config, dataset, estimators, state, temperatures)
         measurement.write(out, "variance", rows, about)
     figures.draw_variance(rows, out)
