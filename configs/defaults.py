@@ -1,18 +1,38 @@
-"""Every field of a VAE experiment with its default, unit and meaning."""
+"""Every field of an experiment with its default, unit and meaning."""
 
 from ml_collections import ConfigDict
 
 
 def vae(dataset: str) -> ConfigDict:
     """The categorical VAE of Jang et al. 2017, section 4.2, on one dataset."""
-    config = ConfigDict()
+    config = _common(dataset)
     config.task = "vae"
-    config.estimator = "gumbel_softmax"  # a key of gsm.estimators.ESTIMATORS
     # elbo; vimco: the multi-sample bound of hard samples (with the score_function); iwae: that of
     # relaxed ones (with gumbel_softmax). The last two have no KL term.
     config.objective = "elbo"
     # The KL term: analytic, relaxed_log_mass, relaxed_density or sampled (gsm.objectives.vae_loss).
     config.kl = "analytic"
+    config.model.hidden_sizes = ()  # of the encoder, mirrored in the decoder; () is linear
+    config.model.prior = "learned"  # or "uniform"
+    return config
+
+
+def sbn(dataset: str) -> ConfigDict:
+    """Structured prediction of Jang et al. 2017, section 4.1: the lower half from the upper."""
+    config = _common(dataset)
+    config.task = "sbn"
+    config.model.num_layers = 2  # of latents, with linear maps between them
+    config.temperature.rate = 0.0  # the paper's temperature is 1 throughout
+    return config
+
+
+TASKS = {"vae": vae, "sbn": sbn}
+
+
+def _common(dataset: str) -> ConfigDict:
+    """What all tasks share."""
+    config = ConfigDict()
+    config.estimator = "gumbel_softmax"  # a key of gsm.estimators.ESTIMATORS
     config.num_samples = 0  # m of rloo (0: 4), gumbel_rao, vimco and iwae (0: 10)
     config.seed = 0  # of initialisation, batches and noise; the data splits do not depend on it
 
@@ -31,9 +51,7 @@ def vae(dataset: str) -> ConfigDict:
     config.model = model = ConfigDict()
     model.num_latents = 20
     model.num_classes = 10  # of each latent; 2 makes Bernoulli units with one logit
-    model.hidden_sizes = ()  # of the encoder, mirrored in the decoder; () is linear
-    model.prior = "learned"  # or "uniform"
-    model.center_inputs = True  # subtract the mean training image before the encoder
+    model.center_inputs = True  # subtract the mean training image before the first map
     model.init_output_bias = True  # start the pixel logits at the mean training image
 
     config.optimizer = optimizer = ConfigDict()

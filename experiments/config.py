@@ -172,7 +172,10 @@ def check(config: ConfigDict) -> ConfigDict:
     """
     config = config.copy_and_resolve_references()
     known = dict(fields(config))
-    for name, default in fields(defaults.vae("mnist")):
+    task = known.get("task")
+    if task not in defaults.TASKS:
+        raise ConfigError(f"config.task must be one of {', '.join(defaults.TASKS)}; got {task!r}")
+    for name, default in fields(defaults.TASKS[task]("mnist")):
         if type(known.get(name)) is not type(default):
             raise ConfigError(
                 f"config.{name} must be of type {type(default).__name__}, as in "
@@ -184,7 +187,6 @@ def check(config: ConfigDict) -> ConfigDict:
             raise ConfigError(f"config.{name} must be {expected}; got {known[name]!r}")
 
     for name, choices in {
-        "task": ("vae",),
         "estimator": tuple(ESTIMATORS),
         "objective": tasks.OBJECTIVES,
         "kl": objectives.KL_FORMS,
@@ -195,10 +197,14 @@ def check(config: ConfigDict) -> ConfigDict:
         "model.prior": PRIORS,
         "optimizer.name": tasks.OPTIMIZERS,
     }.items():
+        if name not in known:  # not of this task
+            continue
         near = difflib.get_close_matches(str(known[name]), choices, 1, 0.6)
         nearest = f" (nearest: {near[0]})" if near else ""
         require(name, known[name] in choices, f"one of {', '.join(choices)}{nearest}")
 
+    if task == "sbn":
+        require("model.num_layers", 1 <= config.model.num_layers <= 100, "between 1 and 100")
     for name in (
         "num_steps", "eval_every", "log_every", "batch_size", "model.num_latents",
         "temperature.update_every", "evaluation.valid_samples", "evaluation.test_samples",
@@ -206,7 +212,7 @@ def check(config: ConfigDict) -> ConfigDict:
         require(name, 1 <= known[name] < 2**31, "between 1 and 2^31 - 1")
     require("seed", 0 <= known["seed"] < 2**32, "between 0 and 2^32 - 1")
     require("model.num_classes", config.model.num_classes >= 2, "at least 2 (2: Bernoulli units)")
-    for name in ("model.hidden_sizes", "learned.hidden_sizes"):
+    for name in {"model.hidden_sizes", "learned.hidden_sizes"} & set(known):
         whole = all(isinstance(size, int) and size >= 1 for size in known[name])
         require(name, whole, "positive whole numbers, such as 512,256, or ()")
     for name in (
@@ -224,13 +230,8 @@ def check(config: ConfigDict) -> ConfigDict:
         streams = known[name] <= SAMPLES_AT_ONCE or known[name] % SAMPLES_AT_ONCE == 0
         require(name, streams, f"at most {SAMPLES_AT_ONCE:,}, or a multiple of it")
 
-    pairs = {"vimco": "score_function", "iwae": "gumbel_softmax"}
-    if (needed := pairs.get(config.objective, config.estimator)) != config.estimator:
-        raise ConfigError(
-            f"config.objective={config.objective} needs config.estimator={needed}; got "
-            f"{config.estimator}"
-        )
-    several = config.objective != "elbo" or ESTIMATORS[config.estimator].num_samples is not None
+    objective = _check_vae(config) if task == "vae" else "elbo"
+    several = objective != "elbo" or ESTIMATORS[config.estimator].num_samples is not None
     require("num_samples", 0 <= known["num_samples"] < 2**31, "0 (the default) or more")
     if known["num_samples"] and not several:
         averaging = [name for name, entry in ESTIMATORS.items() if entry.num_samples is not None]
@@ -238,11 +239,34 @@ def check(config: ConfigDict) -> ConfigDict:
             f"config.num_samples is for {', '.join(averaging)}, and for the objectives vimco and "
             f"iwae; {config.estimator} takes one sample"
         )
-    if known["num_samples"] == 1 and (config.objective == "vimco" or config.estimator == "rloo"):
+    if known["num_samples"] == 1 and (objective == "vimco" or config.estimator == "rloo"):
         raise ConfigError(
             f"config.num_samples must be at least 2 for "
-            f"{config.estimator if config.objective == 'elbo' else config.objective}, whose "
-            f"samples are each other's baselines; got 1"
+            f"{config.estimator if objective == 'elbo' else objective}, whose samples are each "
+            f"other's baselines; got 1"
+        )
+    if config.estimator in BERNOULLI_ONLY and config.model.num_classes != 2:
+        raise ConfigError(
+            f"config.estimator={config.estimator} needs two classes; config.model.num_classes is "
+            f"{config.model.num_classes}. Try configs/bern_vae.py"
+        )
+    exponent = min(config.model.num_latents, MAX_OUTCOMES.bit_length())  # more is too many anyhow
+    if config.estimator == "exact" and config.model.num_classes**exponent > MAX_OUTCOMES:
+        raise ConfigError(
+            f"config.estimator=exact enumerates num_classes ** num_latents outcomes, "
+            f"{MAX_OUTCOMES:,} at most; the model has {config.model.num_classes} ** "
+            f"{config.model.num_latents}. Lower config.model.num_latents"
+        )
+    return config
+
+
+def _check_vae(config: ConfigDict) -> str:
+    """The objective, once it is known to go with the estimator and the form of the KL term."""
+    pairs = {"vimco": "score_function", "iwae": "gumbel_softmax"}
+    if (needed := pairs.get(config.objective, config.estimator)) != config.estimator:
+        raise ConfigError(
+            f"config.objective={config.objective} needs config.estimator={needed}; got "
+            f"{config.estimator}"
         )
     signalled = "variance" in ESTIMATORS[config.estimator].learned and config.objective == "elbo"
     if config.signal.normalize and signalled and config.kl == "analytic":
@@ -266,19 +290,7 @@ def check(config: ConfigDict) -> ConfigDict:
             f"config.kl=sampled needs hard samples, and {config.estimator} has relaxed ones; use "
             f"analytic, relaxed_log_mass or relaxed_density"
         )
-    if config.estimator in BERNOULLI_ONLY and config.model.num_classes != 2:
-        raise ConfigError(
-            f"config.estimator={config.estimator} needs two classes; config.model.num_classes is "
-            f"{config.model.num_classes}. Try configs/bern_vae.py"
-        )
-    exponent = min(config.model.num_latents, MAX_OUTCOMES.bit_length())  # more is too many anyhow
-    if config.estimator == "exact" and config.model.num_classes**exponent > MAX_OUTCOMES:
-        raise ConfigError(
-            f"config.estimator=exact enumerates num_classes ** num_latents outcomes, "
-            f"{MAX_OUTCOMES:,} at most; the model has {config.model.num_classes} ** "
-            f"{config.model.num_latents}. Lower config.model.num_latents"
-        )
-    return config
+    return config.objective
 
 
 def identity(config: ConfigDict) -> dict[str, Any]:

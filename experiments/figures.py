@@ -158,6 +158,17 @@ def class_use(probabilities: np.ndarray, path: Path) -> Path:
     return _save(figure, path)
 
 
+def completions(originals: np.ndarray, predicted: np.ndarray, path: Path) -> Path:
+    """Test images ``[b, d]``; under each, predictions ``[s, b, d]`` of its lower half."""
+    given = originals.copy()
+    given[:, originals.shape[1] // 2 :] = 0
+    mean = predicted.mean(axis=0)
+    rows = np.concatenate([originals, given, *predicted, mean])
+    labels = ("image", "given", *(f"sample {i + 1}" for i in range(len(predicted))), "their mean")
+    title = "Lower halves predicted from upper ones (test images)"
+    return _save(_show_tiles(_tiles(rows, len(originals)), title, labels), path)
+
+
 def draw_run(
     rows: Sequence[Mapping[str, Any]],
     result: Mapping[str, Any],
@@ -165,20 +176,23 @@ def draw_run(
     folder: Path,
 ) -> list[Path]:
     """Draw all figures of a finished run into ``folder``; returns their paths."""
-    return [
-        learning_curve(rows, result, folder / "learning_curve.png"),
-        reconstructions(
-            pictures["originals"], pictures["reconstructions"], folder / "reconstructions.png"
-        ),
-        samples(pictures["samples"], folder / "samples.png"),
-        class_use(pictures["class_use"], folder / "class_use.png"),
-    ]
+    paths = [learning_curve(rows, result, folder / "learning_curve.png")]
+    if "completions" in pictures:
+        path = folder / "completions.png"
+        paths.append(completions(pictures["originals"], pictures["completions"], path))
+    if "reconstructions" in pictures:
+        path = folder / "reconstructions.png"
+        paths.append(reconstructions(pictures["originals"], pictures["reconstructions"], path))
+        paths.append(samples(pictures["samples"], folder / "samples.png"))
+        paths.append(class_use(pictures["class_use"], folder / "class_use.png"))
+    return paths
 
 
 # --- estimators compared ---------------------------------------------------------------------
 
 _LEAST = 1e-3  # biases and variances below are not told apart
-_GROUP = "encoder"  # whose gradient goes through the samples; the decoder's goes around them
+# Whose gradient goes through the samples; the decoder's goes around them.
+_GROUPS = ("encoder", "maps_0")
 
 
 def _band(axes, rows: Sequence[Mapping[str, Any]], name: str, over: str, **style) -> None:
@@ -294,13 +308,14 @@ def _legend(figure: plt.Figure, grid: np.ndarray, title: str) -> None:
 
 def draw_variance(rows: Sequence[Mapping[str, Any]], folder: Path) -> list[Path]:
     """The figures of ``experiments.variance`` from its rows; returns their paths."""
-    rows = [row for row in rows if row["group"] == _GROUP]
+    group = next(name for name in _GROUPS if any(row["group"] == name for row in rows))
+    rows = [row for row in rows if row["group"] == group]
     paths = []
     for step in sorted({row["step"] for row in rows}):
         at_schedule = [row for row in rows if row["step"] == step and row["at"] == "schedule"]
         reference = at_schedule[0]["reference"]
         title = (
-            f"Gradient by the encoder at step {step:,}, {at_schedule[0]['keys']:,} estimates each; "
+            f"Gradient by {group} at step {step:,}, {at_schedule[0]['keys']:,} estimates each; "
             f"95 % bands; reference: {'mean of ' if reference != 'exact' else ''}{reference}. "
             "Triangle: bias not told from 0, its upper end"
         )

@@ -43,12 +43,40 @@ class Task(NamedTuple):
     test: jax.Array
     bounds: Callable[..., jax.Array]
     """``bounds(params, key, images, first, num_samples=m) -> [b]``, nats of each image; jitted."""
-    rates: Callable[..., jax.Array]
-    """``rates(params, images) -> [b]``, KL from posterior to prior of each image; jitted."""
+    measures: Callable[..., dict[str, jax.Array]]
+    """``measures(params, images) -> {name: [b]}``, what else is worth a log; jitted."""
     learned_scalars: Callable[[Any], dict[str, float]]
     """The scalars among the estimator's learned parts, for the log."""
     pictures: Callable[..., dict[str, np.ndarray]]
     """``pictures(params, key) -> arrays`` for the figures at the end of a run."""
+
+
+class _Images(NamedTuple):
+    """A data set as one experiment sees it."""
+
+    train: data.Dataset
+    held_out: data.Dataset
+    """Whose images do not change from one evaluation to the next."""
+    mean: np.ndarray
+    """Mean training image ``[d]`` in [0, 1]."""
+    prepare: Callable[[jax.Array, jax.Array], jax.Array]
+    """A stored image to one for the loss; draws a dynamic binarisation."""
+    to_float: Callable[[jax.Array], jax.Array]
+    """A stored held-out image to one for evaluation."""
+
+
+class _Model(NamedTuple):
+    """What differs from task to task; everything is of one image ``[d]``."""
+
+    init: Callable[[jax.Array], tuple[Any, Any]]
+    loss: Callable[..., jax.Array]
+    learned_optimizer: optax.GradientTransformation
+    log_weight: Callable[..., jax.Array]
+    """``log_weight(params, key, x)``."""
+    measures: Callable[..., dict[str, jax.Array]]
+    """``measures(params, x)``."""
+    pictures: Callable[..., dict[str, jax.Array]]
+    """``pictures(params, key, images)`` of test images."""
 
 
 def build(config: ConfigDict, dataset: data.Dataset) -> Task:
@@ -58,78 +86,65 @@ def build(config: ConfigDict, dataset: data.Dataset) -> Task:
       config: fields of ``configs/defaults.py``.
       dataset: the loaded data set, not yet binarised.
     """
-    train, held_out, prepare, to_float = _images(config, dataset)
-    mean_image = train.train.images.mean(axis=0, dtype=np.float64) / train.max_value
-    model = _model(config.model, mean_image)
-    example, center = jnp.zeros(mean_image.shape), jnp.asarray(mean_image, jnp.float32)
-    update_every = config.temperature.update_every
-
-    def hyperparams(step, settings):
-        return Hyperparams(
-            temperature=schedules.annealed_temperature(
-                step,
-                settings["temperature_initial"],
-                settings["temperature_rate"],
-                settings["temperature_floor"],
-                update_every,
-            ),
-            backward_temperature=settings["backward_temperature"],
-            baseline=settings["baseline"],
-            slope=schedules.annealed_slope(
-                step,
-                settings["slope_initial"],
-                settings["slope_rate"],
-                settings["slope_cap"],
-                update_every,
-            ),
-            eta=settings["eta"],
-        )
-
-    floats = {name: jnp.float32(value) for name, value in settings(config).items()}
-    parts = _learned_parts(config, mean_image.size, hyperparams(0, settings(config)))
-
-    def init(key):
-        # Of a key of its own, so that all estimators start from the same model.
-        return model.init(key, example)["params"], parts.init(jax.random.fold_in(key, 1))
-
-    def loss(params, learned, key, x, hyperparams):
-        if config.objective == "vimco":
-            return objectives.vae_vimco_loss(model, params, key, x, _num_samples(config))
-        if config.objective == "iwae":
-            return objectives.vae_iwae_loss(
-                model, params, key, x, _num_samples(config), hyperparams.temperature
-            )
-        estimator, hyperparams = parts.attach(learned, x - center, hyperparams)
-        return objectives.vae_loss(model, params, key, x, estimator, hyperparams, config.kl)
-
+    images = _images(config, dataset)
+    hyperparams = functools.partial(_hyperparams, config.temperature.update_every)
+    model = _MODELS[config.task](config, images, hyperparams(0, settings(config)))
     program = training.Program(
-        init=init,
-        loss=loss,
-        prepare=prepare,
+        init=model.init,
+        loss=model.loss,
+        prepare=images.prepare,
         hyperparams=hyperparams,
         optimizer=_optimizer(config.optimizer),
-        learned_optimizer=parts.optimizer,
+        learned_optimizer=model.learned_optimizer,
         batch_size=config.batch_size,
     )
-    valid, test = jnp.asarray(held_out.valid.images), jnp.asarray(held_out.test.images)
+    valid, test = (
+        jnp.asarray(split.images) for split in (images.held_out.valid, images.held_out.test)
+    )
     return Task(
         program=program,
-        settings=floats,
-        train=jnp.asarray(train.train.images),
+        settings={name: jnp.float32(value) for name, value in settings(config).items()},
+        train=jnp.asarray(images.train.train.images),
         valid=valid,
         test=test,
         bounds=functools.partial(jax.jit, static_argnames="num_samples")(
-            functools.partial(_bounds, model, to_float)
+            functools.partial(_bounds, model.log_weight, images.to_float)
         ),
-        rates=jax.jit(
-            lambda params, images: jax.lax.map(
-                lambda x: objectives.vae_rate(model, params, to_float(x)), images, batch_size=1_000
+        measures=jax.jit(
+            lambda params, stored: jax.lax.map(
+                lambda x: model.measures(params, images.to_float(x)), stored, batch_size=1_000
             )
         ),
         learned_scalars=lambda parts: {
             f"learned_{name}": float(value) for name, value in learned.summary(parts).items()
         },
-        pictures=functools.partial(_pictures, model, to_float, test),
+        pictures=lambda params, key: {
+            name: np.asarray(array)
+            for name, array in model.pictures(params, key, images.to_float(test)).items()
+        },
+    )
+
+
+def _hyperparams(update_every: int, step, settings) -> Hyperparams:
+    """The estimators' hyperparameters at a step."""
+    return Hyperparams(
+        temperature=schedules.annealed_temperature(
+            step,
+            settings["temperature_initial"],
+            settings["temperature_rate"],
+            settings["temperature_floor"],
+            update_every,
+        ),
+        backward_temperature=settings["backward_temperature"],
+        baseline=settings["baseline"],
+        slope=schedules.annealed_slope(
+            step,
+            settings["slope_initial"],
+            settings["slope_rate"],
+            settings["slope_cap"],
+            update_every,
+        ),
+        eta=settings["eta"],
     )
 
 
@@ -151,21 +166,22 @@ def settings(config: ConfigDict) -> dict[str, float]:
 
 def _num_samples(config: ConfigDict) -> int:
     """Of the estimator or the multi-sample objective: the config's, or its default."""
-    default = ESTIMATORS[config.estimator].num_samples if config.objective == "elbo" else 10
+    several = config.task == "vae" and config.objective != "elbo"
+    default = 10 if several else ESTIMATORS[config.estimator].num_samples
     return config.num_samples or default or 1
 
 
 def _learned_parts(
     config: ConfigDict, input_size: int, initial: Hyperparams
 ) -> learned.LearnedParts:
-    """The learned parts of the config's estimator."""
+    """The learned parts of the config's estimator at one layer of latents."""
     entry = ESTIMATORS[config.estimator]
-    if config.objective != "elbo":
-        entry = entry._replace(learned=())  # VIMCO has its own baselines
-    elif entry.num_samples is not None:
+    if entry.num_samples is not None:
         entry = entry._replace(
             surrogate=functools.partial(entry.surrogate, num_samples=_num_samples(config))
         )
+    if config.task == "vae" and config.objective != "elbo":
+        entry = entry._replace(learned=())  # VIMCO has its own baselines
     return learned.learned_parts(
         entry,
         input_size,
@@ -180,8 +196,7 @@ def _learned_parts(
     )
 
 
-def _images(config: ConfigDict, dataset: data.Dataset):
-    """Training set, held-out sets and how a stored image becomes one for the loss."""
+def _images(config: ConfigDict, dataset: data.Dataset) -> _Images:
     train = data.binarize(dataset, config.data.binarization)
     dynamic = config.data.binarization == "dynamic" and train.max_value > 1
     # A bound is comparable only on images that do not change from one evaluation to the next.
@@ -196,55 +211,150 @@ def _images(config: ConfigDict, dataset: data.Dataset):
         threshold = distributions.uniform(key, x.shape) * train.max_value
         return (x > threshold).astype(jnp.float32)
 
-    return train, held_out, prepare, to_float
+    mean = train.train.images.mean(axis=0, dtype=np.float64) / train.max_value
+    return _Images(train, held_out, mean, prepare, to_float)
 
 
-def _model(config: ConfigDict, mean_image: np.ndarray) -> models.CategoricalVAE:
+def _center(config: ConfigDict, mean: np.ndarray) -> jax.Array | None:
+    """What the first map subtracts from its pixels."""
+    return jnp.asarray(mean, jnp.float32) if config.model.center_inputs else None
+
+
+def _output_bias(config: ConfigDict, mean: np.ndarray) -> jax.Array | None:
+    """Initial bias of the pixel logits."""
     # A pixel that is never on would start at minus infinity.
-    clipped = np.clip(mean_image, 1e-3, 1 - 1e-3)
-    output_bias = np.log(clipped) - np.log1p(-clipped)
-    return models.CategoricalVAE(
-        data_size=mean_image.size,
-        num_latents=config.num_latents,
-        num_classes=config.num_classes,
-        hidden_sizes=tuple(config.hidden_sizes),
-        prior=config.prior,
-        input_center=jnp.asarray(mean_image, jnp.float32) if config.center_inputs else None,
-        output_bias=jnp.asarray(output_bias, jnp.float32) if config.init_output_bias else None,
+    clipped = np.clip(mean, 1e-3, 1 - 1e-3)
+    bias = np.log(clipped) - np.log1p(-clipped)
+    return jnp.asarray(bias, jnp.float32) if config.model.init_output_bias else None
+
+
+def _vae(config: ConfigDict, images: _Images, initial: Hyperparams) -> _Model:
+    model = models.CategoricalVAE(
+        data_size=images.mean.size,
+        num_latents=config.model.num_latents,
+        num_classes=config.model.num_classes,
+        hidden_sizes=tuple(config.model.hidden_sizes),
+        prior=config.model.prior,
+        input_center=_center(config, images.mean),
+        output_bias=_output_bias(config, images.mean),
     )
+    mean = jnp.asarray(images.mean, jnp.float32)
+    parts = _learned_parts(config, images.mean.size, initial)
+
+    def init(key):
+        # The parts from a key of their own: all estimators start from the same model.
+        return model.init(key, mean)["params"], parts.init(jax.random.fold_in(key, 1))
+
+    def loss(params, learned, key, x, hyperparams):
+        if config.objective == "vimco":
+            return objectives.vae_vimco_loss(model, params, key, x, _num_samples(config))
+        if config.objective == "iwae":
+            return objectives.vae_iwae_loss(
+                model, params, key, x, _num_samples(config), hyperparams.temperature
+            )
+        estimator, hyperparams = parts.attach(learned, x - mean, hyperparams)
+        return objectives.vae_loss(model, params, key, x, estimator, hyperparams, config.kl)
+
+    return _Model(
+        init=init,
+        loss=loss,
+        learned_optimizer=parts.optimizer,
+        log_weight=functools.partial(objectives.vae_log_weight, model),
+        measures=lambda params, x: {"rate": objectives.vae_rate(model, params, x)},
+        pictures=functools.partial(_vae_pictures, model),
+    )
+
+
+def _vae_pictures(model, params, key, images) -> dict[str, jax.Array]:
+    """Images in [0, 1], and how often each class is used over the images."""
+    key_rows, key_reconstruct, key_generate = jax.random.split(key, 3)
+    originals = jax.random.choice(key_rows, images, (10,), replace=False)
+    draw = functools.partial(objectives.vae_reconstruct, model, params)
+    generate = functools.partial(objectives.vae_generate, model, params)
+    posterior = functools.partial(objectives.vae_posterior, model, params)
+    return {
+        "originals": originals,
+        "reconstructions": jax.vmap(draw)(jax.random.split(key_reconstruct, 10), originals),
+        "samples": jax.vmap(generate)(jax.random.split(key_generate, 100)),
+        "class_use": jnp.mean(jax.lax.map(posterior, images, batch_size=1_000), axis=0),
+    }
+
+
+def _sbn(config: ConfigDict, images: _Images, initial: Hyperparams) -> _Model:
+    half = images.mean.size // 2
+    model = models.StructuredNetwork(
+        output_size=images.mean.size - half,
+        num_layers=config.model.num_layers,
+        num_latents=config.model.num_latents,
+        num_classes=config.model.num_classes,
+        input_center=_center(config, images.mean[:half]),
+        output_bias=_output_bias(config, images.mean[half:]),
+    )
+    mean = jnp.asarray(images.mean[:half], jnp.float32)
+    size = config.model.num_latents * config.model.num_classes
+    # A signal of its own for each layer: what a baseline can know differs.
+    parts = [
+        _learned_parts(config, half if layer == 0 else size, initial)
+        for layer in range(config.model.num_layers)
+    ]
+
+    def init(key):
+        keys = jax.random.split(jax.random.fold_in(key, 1), len(parts))
+        learned = {
+            f"layer_{i}": part.init(k) for i, (part, k) in enumerate(zip(parts, keys, strict=True))
+        }
+        return model.init(key, mean)["params"], learned
+
+    def loss(params, learned, key, image, hyperparams):
+        def at_layer(layer, inputs):
+            inputs = inputs - mean if layer == 0 else inputs
+            return parts[layer].attach(learned[f"layer_{layer}"], inputs, hyperparams)
+
+        return objectives.structured_loss(model, params, key, image[:half], image[half:], at_layer)
+
+    def log_weight(params, key, image):
+        return objectives.structured_log_weight(model, params, key, image[:half], image[half:])
+
+    return _Model(
+        init=init,
+        loss=loss,
+        learned_optimizer=parts[0].optimizer,  # it goes by names, in every layer alike
+        log_weight=log_weight,
+        measures=lambda params, image: {},
+        pictures=functools.partial(_sbn_pictures, model, half),
+    )
+
+
+def _sbn_pictures(model, half, params, key, images) -> dict[str, jax.Array]:
+    """Test images, and several predictions of their lower halves from the upper ones."""
+    key_rows, key_predict = jax.random.split(key)
+    originals = jax.random.choice(key_rows, images, (10,), replace=False)
+    keys = jax.random.split(key_predict, (6, 10))
+
+    def predict(key, image):
+        logits = objectives.structured_sample(model, params, key, image[:half])
+        return jnp.concatenate([image[:half], jax.nn.sigmoid(logits)])
+
+    predictions = jax.vmap(jax.vmap(predict), (0, None))(keys, originals)
+    return {"originals": originals, "completions": predictions}
+
+
+_MODELS = {"vae": _vae, "sbn": _sbn}
+TASKS = tuple(_MODELS)
 
 
 def _optimizer(config: ConfigDict) -> optax.GradientTransformation:
     return optax.scale_by_adam() if config.name == "adam" else optax.trace(config.momentum)
 
 
-def _bounds(model, to_float, params, key, images, first, num_samples):
+def _bounds(log_weight, to_float, params, key, images, first, num_samples):
     samples = min(num_samples, evaluation.SAMPLES_AT_ONCE)
     rows = _ROWS_AT_ONCE.get(jax.default_backend(), _ROWS_AT_ONCE_ELSEWHERE)
 
     def bound(key, image):
         x = to_float(image)
         return evaluation.multi_sample_bound(
-            lambda key: objectives.vae_log_weight(model, params, key, x), key, num_samples
+            lambda key: log_weight(params, key, x), key, num_samples
         )
 
     return evaluation.map_examples(bound, key, images, max(1, rows // samples), first)
-
-
-def _pictures(model, to_float, test, params, key) -> dict[str, Any]:
-    """Arrays for the figures: images in [0, 1], and posterior classes over the test set."""
-    key_rows, key_reconstruct, key_generate = jax.random.split(key, 3)
-    rows = jax.random.choice(key_rows, test.shape[0], (10,), replace=False)
-    originals = to_float(test[rows])
-    draw = functools.partial(objectives.vae_reconstruct, model, params)
-    generate = functools.partial(objectives.vae_generate, model, params)
-    posterior = functools.partial(objectives.vae_posterior, model, params)
-    arrays = {
-        "originals": originals,
-        "reconstructions": jax.vmap(draw)(jax.random.split(key_reconstruct, 10), originals),
-        "samples": jax.vmap(generate)(jax.random.split(key_generate, 100)),
-        "class_use": jnp.mean(
-            jax.lax.map(lambda x: posterior(to_float(x)), test, batch_size=1_000), axis=0
-        ),
-    }
-    return {name: np.asarray(array) for name, array in arrays.items()}

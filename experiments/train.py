@@ -186,13 +186,17 @@ def _valid(config: ConfigDict) -> str:
 def _validate(
     config: ConfigDict, task: tasks.Task, run: RunDir, state: training.TrainState
 ) -> dict[str, float]:
-    """The validation bound, and the KL term of validation images."""
+    """The validation bound, and the means of what else the task measures."""
     samples = config.evaluation.valid_samples
     bound = _negative_bound(task, state.params, task.valid, _KEY_VALID, samples)
     if not np.isfinite(bound):  # steps of finite loss can break the parameters
         raise _non_finite(run, "validation bound", int(state.step), bound)
-    rates = np.asarray(task.rates(state.params, task.valid))
-    return {_valid(config): bound, "valid_rate": float(rates.mean(dtype=np.float64))}
+    measures = task.measures(state.params, task.valid)
+    means = {
+        f"valid_{name}": float(np.mean(values, dtype=np.float64))
+        for name, values in measures.items()
+    }
+    return {_valid(config): bound, **means}
 
 
 def _negative_bound(

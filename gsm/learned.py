@@ -10,9 +10,11 @@ import functools
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
+import jax
 import jax.numpy as jnp
 import optax
 from jax import random
+from jax.tree_util import DictKey
 from jaxtyping import Array, Float, Key
 
 from gsm.estimators import Entry, Estimator, Hyperparams
@@ -28,7 +30,7 @@ Learned = dict[str, Any]
 
 
 class LearnedParts(NamedTuple):
-    """Functions that a training program is made of; without parts all of them do nothing."""
+    """Functions that a training program is made of; without parts they do nothing."""
 
     init: Callable[[Key[Array, ""]], Learned]
     """Initial parts: none, or some of "moments" (baseline, variance), "baseline_network",
@@ -36,6 +38,7 @@ class LearnedParts(NamedTuple):
     attach: Callable[[Learned, Float[Array, " i"], Hyperparams], tuple[Estimator, Hyperparams]]
     """The estimator and hyperparameters of one example, whose input ``[i]`` networks read."""
     optimizer: optax.GradientTransformation
+    """Of the parts, also of several layers' in one tree."""
 
 
 def learned_parts(
@@ -119,7 +122,10 @@ def learned_parts(
         return attached, hyperparams
 
     def label(parts):
-        return {name: "average" if name == "moments" else "adam" for name in parts}
+        # By name, wherever it stands: several layers of latents keep theirs in one tree.
+        return jax.tree_util.tree_map_with_path(
+            lambda path, _: "average" if DictKey("moments") in path else "adam", parts
+        )
 
     optimizer = optax.identity()
     if estimator.learned:
@@ -130,8 +136,17 @@ def learned_parts(
 
 
 def summary(parts: Learned) -> dict[str, Float[Array, ""]]:
-    """The scalars among the parts, for a log: "baseline", "deviation", "eta", "temperature"."""
-    scalars = dict(parts.get("moments", {}))
+    """The scalars among the parts, for a log: "baseline", "deviation", "eta", "temperature".
+
+    Those of several layers' parts, ``{"layer_0": ...}``, end in the layer's name.
+    """
+    scalars = {
+        f"{name}_{layer}": value
+        for layer, inner in parts.items()
+        if layer.startswith("layer_")
+        for name, value in summary(inner).items()
+    }
+    scalars |= parts.get("moments", {})
     if "variance" in scalars:
         scalars["deviation"] = jnp.sqrt(scalars.pop("variance"))
     if "control" in parts:

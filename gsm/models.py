@@ -1,6 +1,7 @@
 """Flax networks, deterministic: no key, no estimator and no loss inside. One example at a time."""
 
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import flax.linen as nn
 import jax
@@ -51,11 +52,36 @@ class ScalarNetwork(nn.Module):
         return nn.Dense(1, kernel_init=nn.initializers.zeros)(x)[0]
 
 
+class Latents(NamedTuple):
+    """The shape of one layer of latent variables, and how networks write and read it.
+
+    Two classes are a Bernoulli unit: one logit, seen as the categorical ``[l, 0]``, and one input
+    of the next network (class 0 of the sample).
+    """
+
+    num_variables: int
+    num_classes: int
+
+    @property
+    def size(self) -> int:
+        """Width of a network that writes the logits or reads the sample."""
+        return self.num_variables * (self.num_classes if self.num_classes > 2 else 1)
+
+    def logits(self, free: Float[Array, " l"]) -> Float[Array, "n k"]:
+        """Logits of the variables from a network's output."""
+        if self.num_classes == 2:
+            return two_class_logits(free)
+        return free.reshape(self.num_variables, self.num_classes)
+
+    def inputs(self, z: Float[Array, "n k"]) -> Float[Array, " l"]:
+        """A network's input from a one-hot or relaxed sample."""
+        return z[:, 0] if self.num_classes == 2 else z.reshape(-1)
+
+
 class CategoricalVAE(nn.Module):
     """Encoder, decoder and prior of a VAE with one layer of categorical latents.
 
-    With ``num_classes=2`` the latents are Bernoulli units: one logit each, seen as the two-class
-    categorical ``[l, 0]``, and the decoder reads the unit (class 0), not both classes.
+    With ``num_classes=2`` the latents are Bernoulli units (:class:`Latents`).
 
     Attributes:
       data_size: number of pixels d.
@@ -76,38 +102,79 @@ class CategoricalVAE(nn.Module):
     output_bias: Float[Array, " d"] | None = None
 
     def setup(self):
-        self.encoder = MLP(self.hidden_sizes, self._logits_size)
+        self.latents = Latents(self.num_latents, self.num_classes)
+        self.encoder = MLP(self.hidden_sizes, self.latents.size)
         self.decoder = MLP(self.hidden_sizes[::-1], self.data_size, self.output_bias)
         if self.prior == "learned":
             self.prior_free_logits = self.param(
-                "prior_logits", nn.initializers.zeros, (self._logits_size,)
+                "prior_logits", nn.initializers.zeros, (self.latents.size,)
             )
-
-    @property
-    def _logits_size(self) -> int:
-        return self.num_latents * (self.num_classes if self.num_classes > 2 else 1)
-
-    def _as_logits(self, free: Float[Array, " l"]) -> Float[Array, "n k"]:
-        if self.num_classes == 2:
-            return two_class_logits(free)
-        return free.reshape(self.num_latents, self.num_classes)
 
     def encode(self, x: Float[Array, " d"]) -> Float[Array, "n k"]:
         """Posterior logits of an image."""
         if self.input_center is not None:
             x = x - self.input_center
-        return self._as_logits(self.encoder(x))
+        return self.latents.logits(self.encoder(x))
 
     def decode(self, z: Float[Array, "n k"]) -> Float[Array, " d"]:
         """Pixel logits of a one-hot or relaxed sample."""
-        return self.decoder(z[:, 0] if self.num_classes == 2 else z.reshape(-1))
+        return self.decoder(self.latents.inputs(z))
 
     def prior_logits(self) -> Float[Array, "n k"]:
         """Prior logits."""
         if self.prior == "uniform":
             return jnp.zeros((self.num_latents, self.num_classes))
-        return self._as_logits(self.prior_free_logits)
+        return self.latents.logits(self.prior_free_logits)
 
     def __call__(self, x: Float[Array, " d"]) -> tuple[Float[Array, " d"], Float[Array, "n k"]]:
         """Touch every parameter, for ``init``."""
         return self.decode(jax.nn.softmax(self.encode(x), axis=-1)), self.prior_logits()
+
+
+class StructuredNetwork(nn.Module):
+    """Layers of categorical latents between an input and the output that they predict.
+
+    ``p(y | x) = sum_h p(h_1 | x) p(h_2 | h_1) ... p(y | h_L)``, each conditional one linear map: a
+    sigmoid belief network where the latents are Bernoulli units.
+
+    Attributes:
+      output_size: number of pixels predicted.
+      num_layers: stochastic layers L.
+      num_latents: variables n of each layer.
+      num_classes: classes of each, k; 2 makes Bernoulli units (:class:`Latents`).
+      input_center: subtracted from the input.
+      output_bias: initial bias of the pixel logits.
+    """
+
+    output_size: int
+    num_layers: int
+    num_latents: int
+    num_classes: int
+    input_center: Float[Array, " i"] | None = None
+    output_bias: Float[Array, " o"] | None = None
+
+    def setup(self):
+        self.latents = Latents(self.num_latents, self.num_classes)
+        self.maps = [MLP((), self.latents.size) for _ in range(self.num_layers)]
+        self.decoder = MLP((), self.output_size, self.output_bias)
+
+    def first_logits(self, x: Float[Array, " i"]) -> Float[Array, "n k"]:
+        """Logits of the first layer given the input."""
+        if self.input_center is not None:
+            x = x - self.input_center
+        return self.latents.logits(self.maps[0](x))
+
+    def next_logits(self, layer: int, z: Float[Array, "n k"]) -> Float[Array, "n k"]:
+        """Logits of layer ``layer`` (from 1) given a sample of the layer before."""
+        return self.latents.logits(self.maps[layer](self.latents.inputs(z)))
+
+    def decode(self, z: Float[Array, "n k"]) -> Float[Array, " o"]:
+        """Pixel logits given a sample of the last layer."""
+        return self.decoder(self.latents.inputs(z))
+
+    def __call__(self, x: Float[Array, " i"]) -> Float[Array, " o"]:
+        """Touch every parameter, for ``init``."""
+        z = jax.nn.softmax(self.first_logits(x), axis=-1)
+        for layer in range(1, self.num_layers):
+            z = jax.nn.softmax(self.next_logits(layer, z), axis=-1)
+        return self.decode(z)

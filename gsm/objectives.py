@@ -5,6 +5,8 @@ log-importance-weight for evaluation, ``log_weight(params, key, example)``, whic
 and knows no estimator.
 """
 
+from collections.abc import Callable
+
 import jax
 import jax.numpy as jnp
 from jax import random
@@ -12,7 +14,7 @@ from jaxtyping import Array, Float, Key
 
 from gsm import distributions, estimators
 from gsm.estimators import Estimator, Hyperparams
-from gsm.models import CategoricalVAE
+from gsm.models import CategoricalVAE, StructuredNetwork
 
 KL_FORMS = ("analytic", "relaxed_log_mass", "relaxed_density", "sampled")
 
@@ -185,3 +187,85 @@ def vae_generate(model: CategoricalVAE, params, key: Key[Array, ""]) -> Float[Ar
 def vae_posterior(model: CategoricalVAE, params, x: Float[Array, " d"]) -> Float[Array, "n k"]:
     """Posterior class probabilities of one image."""
     return jax.nn.softmax(model.bind({"params": params}).encode(x), axis=-1)
+
+
+# --- structured prediction -------------------------------------------------------------------
+
+AtLayer = Callable[[int, Float[Array, " i"]], tuple[Estimator, Hyperparams]]
+"""The estimator and hyperparameters of a stochastic layer, given the layer's input."""
+
+
+def structured_loss(
+    model: StructuredNetwork,
+    params,
+    key: Key[Array, ""],
+    x: Float[Array, " i"],
+    y: Float[Array, " o"],
+    at_layer: AtLayer,
+) -> Float[Array, ""]:
+    """Surrogate of ``E[-log p(y | h)]`` over the layers of latents given x, in nats.
+
+    The layers nest by closure: what follows a layer is its cost, whose surrogate's value is the
+    layer's learning signal. So any estimator serves, and each layer may have another.
+
+    Args:
+      model: the networks.
+      params: their parameters.
+      key: random key.
+      x: given pixels ``[i]``.
+      y: predicted pixels ``[o]``, binary.
+      at_layer: the estimator of each layer.
+
+    Returns:
+      The loss at one sample of the layers; its gradient by ``params`` is the estimate.
+
+    Source: Jang et al. 2017, section 4.1, with m = 1; Raiko et al. 2015.
+    """
+    net = model.bind({"params": params})
+
+    def cost(layer, logits, inputs, key):
+        """Surrogate of all from a layer on, given its logits."""
+        key_here, key_after = random.split(key)
+        estimator, hyperparams = at_layer(layer, inputs)
+
+        def after(z):
+            if layer + 1 == model.num_layers:
+                return -distributions.bernoulli_log_prob(y, net.decode(z))
+            # An estimator may evaluate this several times: with the same noise, which is sound.
+            key = random.clone(key_after)
+            return cost(layer + 1, net.next_logits(layer + 1, z), z.reshape(-1), key)
+
+        return estimator(key_here, logits, after, hyperparams)
+
+    return cost(0, net.first_logits(x), x, key)
+
+
+def structured_sample(
+    model: StructuredNetwork, params, key: Key[Array, ""], x: Float[Array, " i"]
+) -> Float[Array, " o"]:
+    """Pixel logits of one prediction: hard samples, layer after layer.
+
+    Under ``vmap`` over keys alone the first layer's cumulative probabilities are computed once.
+    """
+    net = model.bind({"params": params})
+    keys = random.split(key, model.num_layers)
+    z = distributions.inverse_cdf(keys[0], net.first_logits(x))
+    for layer in range(1, model.num_layers):
+        z = distributions.inverse_cdf(keys[layer], net.next_logits(layer, z))
+    return net.decode(z)
+
+
+def structured_log_weight(
+    model: StructuredNetwork,
+    params,
+    key: Key[Array, ""],
+    x: Float[Array, " i"],
+    y: Float[Array, " o"],
+) -> Float[Array, ""]:
+    """``log p(y | h)`` in nats at one hard sample of the layers given x.
+
+    Samples come from the model itself, so no other term weighs them; the multi-sample bound of
+    these is the log-mean-exp of section 4.1 (NOTE(paper): which prints a mean of logarithms, the
+    same at m = 1 only).
+    """
+    return distributions.bernoulli_log_prob(y, structured_sample(model, params, key, x))

@@ -1,0 +1,15 @@
+"""Structured prediction with Bernoulli units, 392-200-200-392 (Jang et al. 2017, section 4.1).
+
+    python -m experiments.train --config=configs/bern_sbn.py:binarized_mnist
+
+The lower half of a digit from the upper one: a sigmoid belief network of two stochastic layers.
+"""
+
+from configs import defaults
+
+
+def get_config(dataset: str = "mnist"):
+    config = defaults.sbn(dataset)
+    config.model.num_latents = 200
+    config.model.num_classes = 2
+    return config

@@ -1,0 +1,181 @@
+"""Structured prediction: two layers of latents, so small that they can be counted out."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import scipy.special
+from jax import random
+
+from experiments import config as configuration
+from experiments import tasks
+from gsm import evaluation, models, objectives, training
+from gsm.estimators import BERNOULLI_ONLY, ESTIMATORS, Hyperparams
+from tests import oracle
+from tests.test_configs import ROOT, digits  # noqa: F401, a fixture
+
+X, Y = jnp.array([1.0, 0.0, 0.5]), jnp.array([1.0, 0.0, 1.0, 1.0])
+SHAPES = {"categorical": (2, 3), "Bernoulli": (3, 2)}
+over_shapes = pytest.mark.parametrize("shape", SHAPES.values(), ids=SHAPES)
+UNBIASED = [name for name, entry in ESTIMATORS.items() if entry.unbiased == "any"]
+
+
+def make(num_latents, num_classes, num_layers=2):
+    model = models.StructuredNetwork(Y.size, num_layers, num_latents, num_classes)
+    params = model.init(random.key(0), X)["params"]
+    leaves, tree = jax.tree.flatten(params)
+    keys = random.split(random.key(1), len(leaves))
+    moved = [x + random.normal(k, x.shape) for x, k in zip(leaves, keys, strict=True)]
+    return model, jax.tree.unflatten(tree, moved)
+
+
+def enumerated(model, params):
+    """Probabilities ``[first, second]`` and ``log p(y | second)``, differentiable, by counting."""
+    net = model.bind({"params": params})
+    z = jnp.asarray(oracle.outcomes(model.num_latents, model.num_classes), jnp.float32)
+
+    def probs(logits):
+        return jnp.exp(jnp.sum(z * jax.nn.log_softmax(logits)[None], axis=(1, 2)))
+
+    first = probs(net.first_logits(X))
+    second = jnp.stack([probs(net.next_logits(1, one)) for one in z])
+    pixels = jnp.stack([net.decode(one) for one in z])
+    log_p = jnp.sum(jnp.where(Y[None] > 0, pixels, 0) - jnp.logaddexp(pixels, 0), axis=1)
+    return first[:, None] * second, log_p
+
+
+def loss(name, model, params, key):
+    def at_layer(layer, inputs):
+        return ESTIMATORS[name], Hyperparams(temperature=0.7, baseline=0.5)
+
+    return objectives.structured_loss(model, params, key, X, Y, at_layer)
+
+
+def flat(tree):
+    return jnp.concatenate([x.reshape(-1) for x in jax.tree.leaves(tree)])
+
+
+def exact_loss(model, params):
+    probs, log_p = enumerated(model, params)
+    return -probs.sum(axis=0) @ log_p
+
+
+@over_shapes
+def test_exact_loss_and_its_gradient_are_the_enumerated_ones(shape, key):
+    model, params = make(*shape)
+    value, slope = jax.value_and_grad(lambda p: loss("exact", model, p, key))(params)
+    expected, expected_slope = jax.value_and_grad(lambda p: exact_loss(model, p))(params)
+    np.testing.assert_allclose(value, expected, rtol=1e-5)
+    np.testing.assert_allclose(flat(slope), flat(expected_slope), rtol=1e-3, atol=1e-5)
+
+
+@pytest.mark.parametrize("name", [name for name in UNBIASED if name != "exact"])
+def test_every_unbiased_estimator_trains_every_parameter_without_bias(name, key):
+    """Through two layers; family-wise false-alarm rate 1e-6 for each estimator."""
+    model, params = make(*SHAPES["Bernoulli" if name in BERNOULLI_ONLY else "categorical"])
+    both = jax.value_and_grad(lambda p, k: loss(name, model, p, k))
+    values, slopes = jax.jit(jax.vmap(both, (None, 0)))(params, random.split(key, 20_000))
+    samples = jnp.concatenate([x.reshape(20_000, -1) for x in jax.tree.leaves(slopes)], axis=1)
+    oracle.assert_mean(values, exact_loss(model, params))
+    oracle.assert_mean(samples, flat(jax.grad(lambda p: exact_loss(model, p))(params)))
+
+
+@over_shapes
+@pytest.mark.parametrize("m", [1, 2])
+def test_evaluation_is_the_log_mean_exp_over_samples_of_the_model(shape, m, key):
+    """The streamed bound has the enumerated mean: a mean of logarithms would fail at m = 2."""
+    model, params = make(*shape)
+    probs, log_p = (np.asarray(x, np.float64) for x in enumerated(model, params))
+    q = probs.sum(axis=0)
+    pair = scipy.special.logsumexp(np.stack(np.broadcast_arrays(log_p[:, None], log_p)), axis=0)
+    expected = q @ log_p if m == 1 else q @ (pair - np.log(2)) @ q
+
+    def bound(k):
+        return evaluation.multi_sample_bound(
+            lambda k: objectives.structured_log_weight(model, params, k, X, Y), k, m
+        )
+
+    values = jax.jit(jax.vmap(bound))(random.split(key, 40_000))
+    oracle.assert_mean(values, expected)
+    if m == 2:
+        assert expected > q @ log_p + 1e-3
+        assert expected < scipy.special.logsumexp(log_p, b=q)
+
+
+def test_any_number_of_layers(key):
+    for layers in (1, 3):
+        model, params = make(2, 3, num_layers=layers)
+        slopes = jax.grad(lambda p, m=model: loss("reinmax", m, p, random.clone(key)))(params)
+        assert all((leaf != 0).any() for leaf in jax.tree.leaves(slopes))
+        assert len([name for name in params if name.startswith("maps")]) == layers
+
+
+def test_each_layer_may_have_an_estimator_of_its_own(key):
+    model, params = make(2, 3)
+    seen = []
+
+    def at_layer(layer, inputs):
+        seen.append((layer, inputs.shape))
+        return ESTIMATORS[("reinmax", "score_function")[layer]], Hyperparams()
+
+    objectives.structured_loss(model, params, key, X, Y, at_layer)
+    assert seen == [(0, (3,)), (1, (6,))]
+
+
+def sbn(**fields):
+    config = configuration.load(f"{ROOT}/configs/cat_sbn.py:digits")
+    config.update_from_flattened_dict({k.replace("__", "."): v for k, v in fields.items()})
+    config.model.num_latents = 3
+    return configuration.check(config)
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        pytest.param(
+            name,
+            marks=[]
+            if name in ("gumbel_softmax", "nvil", "relax", "muprop")
+            else [pytest.mark.slow],
+        )
+        for name in ESTIMATORS
+    ],
+)
+def test_every_estimator_trains_the_network(name, digits):  # noqa: F811
+    config = sbn(estimator=name, model__num_classes=2 if name in BERNOULLI_ONLY else 4)
+    task = tasks.build(config, digits)
+    state = training.init_state(task.program, random.key(0))
+    after, losses = training.run_interval(task.program, 5, task.train, task.settings, state)
+    assert np.isfinite(losses).all()
+    for leaf, moved in zip(*map(jax.tree.leaves, (state.params, after.params)), strict=True):
+        assert (leaf != moved).any()
+    if ESTIMATORS[name].learned:
+        assert set(after.learned) == {"layer_0", "layer_1"}
+        before, now = (flat(s.learned) for s in (state, after))
+        assert (before != now).any()
+        assert any(name.endswith("_layer_1") for name in task.learned_scalars(after.learned))
+
+
+def test_predictions_keep_what_was_given(digits):  # noqa: F811
+    task = tasks.build(sbn(), digits)
+    params, _ = task.program.init(random.key(0))
+    pictures = task.pictures(params, random.key(1))
+    originals, completed = pictures["originals"], pictures["completions"]
+    assert originals.shape == (10, 784)
+    assert completed.shape == (6, 10, 784)
+    np.testing.assert_array_equal(
+        completed[..., :392], np.broadcast_to(originals[:, :392], (6, 10, 392))
+    )
+    assert ((completed[..., 392:] > 0) & (completed[..., 392:] < 1)).all()
+    assert np.ptp(completed[:, 0, 392:], axis=0).max() > 1e-3, "samples are all the same"
+
+
+@pytest.mark.parametrize("layers", [0, 1000])
+def test_a_number_of_layers_that_cannot_be_is_refused(layers):
+    with pytest.raises(configuration.ConfigError, match=f"between 1 and 100; got {layers}"):
+        sbn(model__num_layers=layers)
+
+
+def test_the_temperature_is_the_paper_s_throughout():
+    task = tasks.settings(sbn())
+    assert (task["temperature_initial"], task["temperature_rate"]) == (1.0, 0.0)
