@@ -211,7 +211,7 @@ def _dots(axes, rows: Sequence[Mapping[str, Any]], name: str, floor: float | Non
         low, value, high = (row[f"{name}{end}"] for end in ("_low", "", "_high"))
         if floor is not None and low <= floor:
             axes.plot([max(high, floor)], [y], marker="<", color=colour, markersize=6)
-            axes.plot([floor, max(high, floor)], [y, y], color=colour, linewidth=1, alpha=0.5)
+            axes.plot([_LEAST, max(high, floor)], [y, y], color=colour, linewidth=1, alpha=0.5)
         else:
             axes.plot([low, high], [y, y], color=colour, linewidth=2)
             axes.plot([value], [y], marker="o", color=colour, markersize=6)
@@ -225,8 +225,9 @@ def _dots(axes, rows: Sequence[Mapping[str, Any]], name: str, floor: float | Non
 def estimators_side_by_side(rows: Sequence[Mapping[str, Any]], title: str, path: Path) -> Path:
     """Bias, variance and cosine of each estimator, its variance at equal cost, in one table."""
     rows = sorted(rows, key=lambda row: row["variance"])
+    floor = _indistinct(rows[0])
     panels = (
-        ("bias", "bias / |gradient|", _LEAST),
+        ("bias", "bias / |gradient|", floor),
         ("variance", "variance / |gradient|²", None),
         ("variance_per_evaluation", "variance at equal\nevaluations of f", None),
         ("variance_per_time", "variance at equal time\n(of one gumbel_softmax)", None),
@@ -235,17 +236,24 @@ def estimators_side_by_side(rows: Sequence[Mapping[str, Any]], title: str, path:
     figure, axes = plt.subplots(
         1, len(panels), figsize=(15, 0.33 * len(rows) + 1.6), sharey=True, layout="constrained"
     )
-    for ax, (name, label, floor) in zip(axes, panels, strict=True):
-        _dots(ax, rows, name, floor)
+    for ax, (name, label, least) in zip(axes, panels, strict=True):
+        _dots(ax, rows, name, least)
         ax.set_xlabel(label, fontsize=9)
         if name != "cosine":
             ax.set_xscale("log")
     axes[0].set_xlim(left=_LEAST)
+    if floor > _LEAST:
+        axes[0].axvspan(_LEAST, floor, color=_QUIET, alpha=0.3, linewidth=0, zorder=0)
     for ax in axes[1:4]:
         ax.set_xlim(left=max(ax.get_xlim()[0], _LEAST / 10))
     axes[0].set_yticklabels([_label(row) for row in rows], fontsize=9)
     figure.suptitle(title, fontsize=10, x=0.01, ha="left")
     return _save(figure, path)
+
+
+def _indistinct(row: Mapping[str, Any]) -> float:
+    """Biases up to this may be the reference's own error, two of its standard errors."""
+    return max(2 * (row.get("reference_error") or 0), _LEAST)
 
 
 def _label(row: Mapping[str, Any]) -> str:
@@ -276,7 +284,7 @@ def over_temperature(
                 style = {"color": ESTIMATOR_COLOURS[estimator], "label": estimator}
                 if estimator in swept:
                     _band(ax, of_it, name, "temperature", marker="o", markersize=3, **style)
-                elif not (name == "bias" and of_it[0]["bias_low"] <= _LEAST):
+                elif not (name == "bias" and of_it[0]["bias_low"] <= _indistinct(of_it[0])):
                     ax.axhline(of_it[0][name], linestyle=(0, (4, 2)), linewidth=1, **style)
             ax.set_xscale("log")
             if name != "cosine":
@@ -314,10 +322,15 @@ def draw_variance(rows: Sequence[Mapping[str, Any]], folder: Path) -> list[Path]
     for step in sorted({row["step"] for row in rows}):
         at_schedule = [row for row in rows if row["step"] == step and row["at"] == "schedule"]
         reference = at_schedule[0]["reference"]
+        about = f"reference: {reference}. Triangle: bias not told from 0, its upper end"
+        if reference != "exact":
+            about = (
+                f"reference: mean of {reference}, which is grey's width from the truth. Triangle: "
+                "bias not told from 0"
+            )
         title = (
             f"Gradient by {group} at step {step:,}, {at_schedule[0]['keys']:,} estimates each; "
-            f"95 % bands; reference: {'mean of ' if reference != 'exact' else ''}{reference}. "
-            "Triangle: bias not told from 0, its upper end"
+            f"95 % bands; {about}"
         )
         path = folder / f"estimators_step{step}.png"
         paths.append(estimators_side_by_side(at_schedule, title, path))

@@ -133,8 +133,10 @@ class Measured:
         return "temperature" in self.entry.reads and "control" not in self.learned
 
 
-def _reference(config: ConfigDict, dataset: data.Dataset, arguments: tuple) -> tuple[Any, Row]:
-    """The gradient that the others are held to, and what is known of it."""
+def _reference(
+    config: ConfigDict, dataset: data.Dataset, arguments: tuple
+) -> tuple[Any, str, dict[str, float]]:
+    """The gradient that the others are held to, whose it is, and its relative error by group."""
     params, batch, step = arguments
     outcomes = config.model.num_latents * jnp.log(config.model.num_classes)
     if outcomes <= jnp.log(MAX_OUTCOMES):
@@ -142,7 +144,7 @@ def _reference(config: ConfigDict, dataset: data.Dataset, arguments: tuple) -> t
         gradient = jax.jit(exact.gradient)(
             random.key(0), params, exact.learned, batch, exact.hyperparams(step)
         )
-        return gradient, {"reference": "exact"}
+        return gradient, "exact", {}
     # Through several layers its evaluations multiply: there the mean of samples is cheaper.
     name = "local_expectation" if _num_layers(config) == 1 else "rloo"
     long_run = Measured(config, name, dataset)
@@ -150,9 +152,12 @@ def _reference(config: ConfigDict, dataset: data.Dataset, arguments: tuple) -> t
     of_long_run = (params, long_run.learned, batch, long_run.hyperparams(step))
     zeros = jax.tree.map(jnp.zeros_like, params)
     gradient, squares, _ = diagnostics.measure_batch(long_run.gradient, of_long_run, zeros, keys)
-    length = sum(float(jnp.vdot(x, x)) for x in jax.tree.leaves(gradient))
-    error = max(float(squares[diagnostics.ALL]) - length, 0.0) / _REFERENCE_KEYS.value / length
-    return gradient, {"reference": name, "reference_error": error**0.5}
+    of_groups = gradient | {diagnostics.ALL: gradient}
+    errors = {}
+    for group, squared in squares.items():
+        length = sum(float(jnp.vdot(x, x)) for x in jax.tree.leaves(of_groups[group]))
+        errors[group] = (max(float(squared) - length, 0.0) / _REFERENCE_KEYS.value / length) ** 0.5
+    return gradient, name, errors
 
 
 def _num_layers(config: ConfigDict) -> int:
@@ -171,7 +176,7 @@ def measure_step(
     train, number = base.task.train, min(_IMAGES.value, len(base.task.train))
     images = train[random.choice(random.key(3), len(train), (number,), replace=False)]
     batch = jax.vmap(base.task.program.prepare)(random.split(random.key(4), number), images)
-    reference, about = _reference(config, dataset, (state.params, batch, state.step))
+    reference, of, errors = _reference(config, dataset, (state.params, batch, state.step))
     rows: list[Row] = []
     calls = {}
     for name, estimator in estimators.items():
@@ -192,7 +197,9 @@ def measure_step(
                 "at": "schedule" if temperature is None else "chosen",
                 "temperature": estimator.temperature(hyperparams),
             }
-            rows += [head | row | about for row in measured]
+            for row in measured:
+                row |= {"reference": of, "reference_error": errors.get(row["group"])}
+                rows.append(head | row)
             if temperature is None:
                 calls[name] = measurement.timed(
                     estimator.gradient, arguments, reference, _TIMED_KEYS
