@@ -250,12 +250,13 @@ def check(config: ConfigDict) -> ConfigDict:
             f"config.estimator={config.estimator} needs two classes; config.model.num_classes is "
             f"{config.model.num_classes}. Try configs/bern_vae.py"
         )
-    exponent = min(config.model.num_latents, MAX_OUTCOMES.bit_length())  # more is too many anyhow
+    variables = config.model.num_latents * config.model.get("num_layers", 1)
+    exponent = min(variables, MAX_OUTCOMES.bit_length())  # more is too many anyhow
     if config.estimator == "exact" and config.model.num_classes**exponent > MAX_OUTCOMES:
         raise ConfigError(
-            f"config.estimator=exact enumerates num_classes ** num_latents outcomes, "
-            f"{MAX_OUTCOMES:,} at most; the model has {config.model.num_classes} ** "
-            f"{config.model.num_latents}. Lower config.model.num_latents"
+            f"config.estimator=exact enumerates num_classes ** num_latents outcomes (of all "
+            f"layers), {MAX_OUTCOMES:,} at most; the model has {config.model.num_classes} ** "
+            f"{variables}. Lower config.model.num_latents"
         )
     return config
 
