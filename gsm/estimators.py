@@ -797,7 +797,7 @@ ESTIMATORS = _Registry(
         lambda key, logits, f, h: exact(logits, f),
         source="enumeration",
         unbiased="any",
-        choose="the outcomes can be counted out: k ** n is small",
+        choose="the outcomes can be counted out",
         evaluations="k ** n",
     ),
     score_function=Entry(
@@ -891,7 +891,7 @@ ESTIMATORS = _Registry(
         source="Tucker et al. 2017",
         unbiased="any",
         reads=("temperature", "eta"),
-        choose="unbiased and f differentiable: the lowest variance at three evaluations",
+        choose="unbiased, and f makes sense inside the simplex; measure it beside rloo",
         evaluations=3,
         derivatives=2,
         learned=("eta", "temperature"),
@@ -931,7 +931,7 @@ ESTIMATORS = _Registry(
         source="Fan et al. 2022",
         unbiased="none",
         reads=("temperature",),
-        choose="as straight_through, of lower variance",
+        choose="as straight_through, with a gradient that knows which class was drawn",
         derivatives=1,
     ),
     disarm=Entry(
@@ -946,7 +946,7 @@ ESTIMATORS = _Registry(
         lambda key, logits, f, h: local_expectation(key, logits, f),
         source="Titsias & Lázaro-Gredilla 2015",
         unbiased="any",
-        choose="the lowest variance of all, where n * k evaluations can be paid",
+        choose="the least variance of the unbiased, where n k + 1 evaluations can be paid",
         evaluations="n * k + 1",
     ),
 )

@@ -146,8 +146,9 @@ minibatch {int(keys):,} times ({_where(CATEGORICAL)}):
 *Bias*: distance of the mean estimate from the exact gradient, over its length; "<": not told from
 0, the upper end of its 95 % band. *At equal evaluations of f*: variance times evaluations, which is
 what averaging leaves of a budget of one. *At equal time*: variance times the time of an estimate,
-in units of Gumbel-Softmax's on that machine. *Cosine* of one estimate to the exact gradient.
-`slope_annealed_st` stands at the slope that its schedule has there; baselines are moving averages.
+in units of Gumbel-Softmax's on that machine (of the gradient alone: those that need no value of f
+save it). *Cosine* of one estimate to the exact gradient. `slope_annealed_st` stands at the slope
+that its schedule has there; learned parts had 1,000 steps to adapt to the standing model.
 
 ![All estimators at the end of training, with 95 % bands](../{last_figure})
 
