@@ -171,20 +171,25 @@ def check(config: ConfigDict) -> ConfigDict:
       ConfigError: a value out of range, or two choices that cannot be had together.
     """
     config = config.copy_and_resolve_references()
-    known = dict(fields(config))
-    task = known.get("task")
-    if task not in defaults.TASKS:
-        raise ConfigError(f"config.task must be one of {', '.join(defaults.TASKS)}; got {task!r}")
+    known = {"task": None, **dict(fields(config))}
+
+    def require(name: str, holds: bool, expected: str) -> None:
+        if not holds:
+            raise ConfigError(f"config.{name} must be {expected}; got {known[name]!r}")
+
+    def require_one_of(name: str, choices: Sequence[str]) -> None:
+        near = difflib.get_close_matches(str(known[name]), choices, 1, 0.6)
+        nearest = f" (nearest: {near[0]})" if near else ""
+        require(name, known[name] in choices, f"one of {', '.join(choices)}{nearest}")
+
+    require_one_of("task", tuple(defaults.TASKS))
+    task = config.task
     for name, default in fields(defaults.TASKS[task]("mnist")):
         if type(known.get(name)) is not type(default):
             raise ConfigError(
                 f"config.{name} must be of type {type(default).__name__}, as in "
                 f"configs/defaults.py; got {known.get(name)!r}"
             )
-
-    def require(name: str, holds: bool, expected: str) -> None:
-        if not holds:
-            raise ConfigError(f"config.{name} must be {expected}; got {known[name]!r}")
 
     for name, choices in {
         "estimator": tuple(ESTIMATORS),
@@ -197,11 +202,8 @@ def check(config: ConfigDict) -> ConfigDict:
         "model.prior": PRIORS,
         "optimizer.name": tasks.OPTIMIZERS,
     }.items():
-        if name not in known:  # not of this task
-            continue
-        near = difflib.get_close_matches(str(known[name]), choices, 1, 0.6)
-        nearest = f" (nearest: {near[0]})" if near else ""
-        require(name, known[name] in choices, f"one of {', '.join(choices)}{nearest}")
+        if name in known:  # not every task has all of them
+            require_one_of(name, choices)
 
     if task == "sbn":
         require("model.num_layers", 1 <= config.model.num_layers <= 100, "between 1 and 100")

@@ -114,11 +114,12 @@ def _fit(
                     best = {"params": state.params, "step": state.step, "bound": jnp.float32(bound)}
             row["seconds"] = clock["seconds"] + time.perf_counter() - start
             run.append(row)  # before its checkpoint: a checkpoint always has its row
-            if evaluates or stop.made:
+            stops = stop.made  # asked once: a signal after the save must wait for the next
+            if evaluates or stops:
                 run.save(step, {"state": state._asdict(), "best": best})
             events.add(row)
             progress.show(step, row["steps_per_second"], _shown(row, bound))
-            if stop.made:
+            if stops:
                 raise _interrupted(step)
     finally:
         progress.close()
@@ -193,7 +194,7 @@ def _validate(
         raise _non_finite(run, "validation bound", int(state.step), bound)
     measures = task.measures(state.params, task.valid)
     means = {
-        f"valid_{name}": float(np.mean(values, dtype=np.float64))
+        f"valid_{name}": float(np.asarray(values).mean(dtype=np.float64))
         for name, values in measures.items()
     }
     return {_valid(config): bound, **means}

@@ -25,7 +25,7 @@ from ml_collections import ConfigDict
 
 from experiments import config as configuration
 from experiments import tasks, train
-from experiments.rundir import RunDir
+from experiments.rundir import Events, RunDir
 from gsm import data, training
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -473,7 +473,7 @@ def test_two_choices_that_cannot_be_had_together_are_told(options, told, accepte
         (["--confg=configs/cat_vae.py:digits"], "say which experiment: --config="),
         (["--config=configs/cat_va.py"], "no config file 'configs/cat_va.py'; configs here: "),
         (["--config", "configs/cat_va.py"], "no config file 'configs/cat_va.py'; configs here: "),
-        (["--config=README.md"], "no config file 'README.md'; configs here: configs/bern_vae.py"),
+        (["--config=README.md"], "no config file 'README.md'; configs here: configs/bern_sbn.py"),
         (["--config=configs/defaults.py"], "configs/defaults.py has no function get_config"),
         (["--config=configs/cat_vae.py:digitz"], "(nearest: digits); got 'digitz'"),
         (["--config.seed=1", DIGITS], "--config.seed stands before --config"),
@@ -709,3 +709,19 @@ def test_parameters_that_a_step_has_broken_are_not_kept_as_a_checkpoint(tmp_path
         f"{workdir}. Try a smaller --config.optimizer.learning_rate"
     )
     assert not (workdir / "checkpoints").exists()
+
+
+def test_a_signal_that_comes_after_the_save_waits_for_the_next(tmp_path, monkeypatch):
+    """What is said to be saved is saved: the signal comes between a row's save and its end."""
+    workdir, real = tmp_path / "run", Events.add
+
+    def signalled(self, row):
+        real(self, row)
+        if row["step"] == 8:
+            signal.raise_signal(signal.SIGTERM)
+
+    monkeypatch.setattr(Events, "add", signalled)
+    options = ("--config.num_steps=40", "--config.eval_every=20", "--config.log_every=4")
+    assert here(*SMALL, *options, f"--workdir={workdir}") == 130
+    assert step_of(checkpoint_of(workdir)) == 12
+    assert [row["step"] for row in rows_of(workdir)] == [4, 8, 12]

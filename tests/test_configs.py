@@ -60,7 +60,10 @@ def with_fields(**fields):
 KL_NEEDS_RELAXED = {"relaxed_log_mass": True, "relaxed_density": True, "sampled": False}
 
 
-SAMPLED_IN_THE_DEFAULT_RUN = ("score_function", "muprop", "gumbel_softmax")
+IN_THE_DEFAULT_RUN = {
+    "analytic": ("nvil", "rebar", "relax", "rloo", "disarm", "reinmax", "exact"),
+    "sampled": ("score_function", "muprop", "gumbel_softmax"),
+}
 
 
 @pytest.mark.parametrize(
@@ -69,9 +72,7 @@ SAMPLED_IN_THE_DEFAULT_RUN = ("score_function", "muprop", "gumbel_softmax")
         pytest.param(
             kl,
             estimator,
-            marks=[pytest.mark.slow]
-            if kl == "sampled" and estimator not in SAMPLED_IN_THE_DEFAULT_RUN
-            else [],
+            marks=[] if estimator in IN_THE_DEFAULT_RUN.get(kl, ESTIMATORS) else [pytest.mark.slow],
         )
         for kl in KL_FORMS
         for estimator in ESTIMATORS

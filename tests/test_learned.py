@@ -108,7 +108,7 @@ def test_eta_temperature_and_control_descend_on_the_length_of_the_estimate(name,
         hyperparams = Hyperparams(temperature=temperature, eta=eta)
         return surrogate(name, k, LOGITS, BED.cost, hyperparams, weights)
 
-    for k in random.split(key, 3):
+    for k in random.split(key, 1):
         ours = jax.jit(jax.grad(learning, (1, 2, 3)))(k, *point)
         with jax.debug_key_reuse(False):
             theirs = jax.jit(jax.grad(explicit, (1, 2, 3)))(random.clone(k), *point)
@@ -317,7 +317,7 @@ def test_power_a_moving_average_updated_before_its_use_fails(key):
     oracle.assert_mean(samples, (1 - 0.5 / 4) * exact)  # as much as the sample's own share
 
 
-@pytest.mark.parametrize("name", ["score_function", "nvil", "relax"])
+@pytest.mark.parametrize("name", ["nvil", "relax"])
 def test_a_step_of_the_loop_is_unbiased_with_what_was_learned(name, key):
     """The direction of a step, over keys, from a state with a history; false alarms 1e-6."""
     learning = program(name)

@@ -63,13 +63,22 @@ def exact_loss(model, params):
 @over_shapes
 def test_exact_loss_and_its_gradient_are_the_enumerated_ones(shape, key):
     model, params = make(*shape)
-    value, slope = jax.value_and_grad(lambda p: loss("exact", model, p, key))(params)
-    expected, expected_slope = jax.value_and_grad(lambda p: exact_loss(model, p))(params)
+    value, slope = jax.jit(jax.value_and_grad(lambda p: loss("exact", model, p, key)))(params)
+    expected, expected_slope = jax.jit(jax.value_and_grad(lambda p: exact_loss(model, p)))(params)
     np.testing.assert_allclose(value, expected, rtol=1e-5)
     np.testing.assert_allclose(flat(slope), flat(expected_slope), rtol=1e-3, atol=1e-5)
 
 
-@pytest.mark.parametrize("name", [name for name in UNBIASED if name != "exact"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        pytest.param(
+            name, marks=[] if name in ("score_function", "muprop", "rebar") else [pytest.mark.slow]
+        )
+        for name in UNBIASED
+        if name != "exact"
+    ],
+)
 def test_every_unbiased_estimator_trains_every_parameter_without_bias(name, key):
     """Through two layers; family-wise false-alarm rate 1e-6 for each estimator."""
     model, params = make(*SHAPES["Bernoulli" if name in BERNOULLI_ONLY else "categorical"])
@@ -105,7 +114,9 @@ def test_evaluation_is_the_log_mean_exp_over_samples_of_the_model(shape, m, key)
 def test_any_number_of_layers(key):
     for layers in (1, 3):
         model, params = make(2, 3, num_layers=layers)
-        slopes = jax.grad(lambda p, m=model: loss("reinmax", m, p, random.clone(key)))(params)
+        slopes = jax.jit(jax.grad(lambda p, m=model: loss("reinmax", m, p, random.clone(key))))(
+            params
+        )
         assert all((leaf != 0).any() for leaf in jax.tree.leaves(slopes))
         assert len([name for name in params if name.startswith("maps")]) == layers
 
@@ -134,9 +145,7 @@ def sbn(**fields):
     [
         pytest.param(
             name,
-            marks=[]
-            if name in ("gumbel_softmax", "nvil", "relax", "muprop")
-            else [pytest.mark.slow],
+            marks=[] if name in ("gumbel_softmax", "nvil") else [pytest.mark.slow],
         )
         for name in ESTIMATORS
     ],
