@@ -75,14 +75,14 @@ def step_of(checkpoint: dict) -> int:
 
 # --- the command in its own process ---
 
-# 300 rows in about two seconds: long enough to be hit by a signal in the midst. It overfits: the
+# 200 rows in about two seconds: long enough to be hit by a signal in the midst. It overfits: the
 # best parameters are those of step 250, before the first break, and must outlive them all.
 LONG = (
     *SMALL,
     "--config.model.num_latents=20",
     "--config.optimizer.learning_rate=0.01",
     "--config.temperature.rate=0",
-    "--config.num_steps=3000",
+    "--config.num_steps=2000",
     "--config.log_every=10",
     "--config.eval_every=250",
 )
@@ -181,18 +181,18 @@ def test_one_command_trains_and_leaves_everything_in_the_folder(unbroken):
         "test_nll_m4", "valid_nll_m2", "selected_step", "steps", "steps_per_second", "seconds",
         "test_seconds", "estimator", "dataset", "seed", "config_hash",
     }  # fmt: skip
-    assert result["steps"] == 3000
+    assert result["steps"] == 2000
     assert result["selected_step"] == 250
     assert 64 * 0.1 < result["test_nll_m4"] < 181  # nats of 64 pixels; 182 untrained
     assert 0 < result["steps_per_second"] < 1e6
     assert re.fullmatch("[0-9a-f]{12}", result["config_hash"])
-    assert [row["step"] for row in rows_of(workdir)] == list(range(10, 3001, 10))
+    assert [row["step"] for row in rows_of(workdir)] == list(range(10, 2001, 10))
     fields = json.loads((workdir / "config.json").read_text())
-    assert (fields["num_steps"], fields["model.num_latents"]) == (3000, 20)
+    assert (fields["num_steps"], fields["model.num_latents"]) == (2000, 20)
     start, *_ = json.loads((workdir / "provenance.json").read_text())
     assert start["command"].startswith("python -m experiments.train --config=configs/cat_vae.py")
     assert start["jax"] == jax.__version__
-    assert sorted(p.name for p in (workdir / "checkpoints").iterdir()) == ["2750", "3000"]
+    assert sorted(p.name for p in (workdir / "checkpoints").iterdir()) == ["1750", "2000"]
     if (workdir / "events").exists():  # with the extra
         assert list((workdir / "events").glob("events.out.tfevents.*"))
 
@@ -211,7 +211,7 @@ def test_no_other_figure_is_written(unbroken):
 
 
 _PLAIN_LINE = (
-    r"step [\d,]+/3,000  loss [\d.]+  temperature [\d.]+(  bound -[\d.]+)?"
+    r"step [\d,]+/2,000  loss [\d.]+  temperature [\d.]+(  bound -[\d.]+)?"
     r"  [\d,]+ steps/s  [\d:]+ left"
 )
 
@@ -224,7 +224,7 @@ def test_piped_output_is_plain_lines(unbroken, broken):
             lines = [first, *lines]
         for line in lines:  # no log of orbax, no warning of jax
             assert re.fullmatch(_PLAIN_LINE, line), line
-        assert lines[-1].startswith("step 3,000/3,000")
+        assert lines[-1].startswith("step 2,000/2,000")
         assert "bound" in lines[-1]
 
 
@@ -252,10 +252,10 @@ def test_each_start_goes_on_where_the_last_stopped(broken):
 
     assert broken.killed.code == -signal.SIGKILL
     assert broken.last.code == 0, broken.last.err
-    saved, going_on = r"saved at step ([\d,]+);", r"going on at step ([\d,]+) of 3,000"
+    saved, going_on = r"saved at step ([\d,]+);", r"going on at step ([\d,]+) of 2,000"
     assert 300 <= steps(saved, broken.ctrl_c) == steps(going_on, broken.terminated)
     assert 800 <= steps(saved, broken.terminated) == steps(going_on, broken.killed)
-    assert steps(going_on, broken.killed) <= steps(going_on, broken.last) < 3000
+    assert steps(going_on, broken.killed) <= steps(going_on, broken.last) < 2000
 
 
 def test_a_broken_run_equals_the_unbroken_one_bit_for_bit(unbroken, broken):
@@ -267,7 +267,7 @@ def test_a_broken_run_equals_the_unbroken_one_bit_for_bit(unbroken, broken):
         name = Path("figures") / f"{figure}.png"
         assert (broken.workdir / name).read_bytes() == (workdir / name).read_bytes(), figure
     parameters, again = checkpoint_of(workdir), checkpoint_of(broken.workdir)
-    assert step_of(parameters) == 3000
+    assert step_of(parameters) == 2000
     assert again == parameters
 
 
@@ -282,7 +282,7 @@ def test_a_terminal_shows_a_bar_with_all_that_one_watches(broken):
     frames = [frame for frame in broken.ctrl_c.err.split("\r") if "bound=" in frame]
     assert frames
     frame = frames[-1]
-    assert re.search(r"\d+%\|.*\| *\d+/3000 \[\d\d:\d\d<\d\d:\d\d, +[\d.]+step/s", frame)
+    assert re.search(r"\d+%\|.*\| *\d+/2000 \[\d\d:\d\d<\d\d:\d\d, +[\d.]+step/s", frame)
     assert re.search(r"loss=\d+\.\d+", frame)
     assert re.search(r"temperature=\d\.\d+", frame)
     assert re.search(r"bound=-\d+\.\d+", frame)

@@ -22,7 +22,7 @@ HYPERPARAMS = Hyperparams(temperature=0.7)
 def make(num_latents=2, num_classes=3, seed=0, **fields):
     """A VAE with random parameters, prior included, away from any symmetry."""
     model = models.CategoricalVAE(X.size, num_latents, num_classes, **fields)
-    params = model.init(random.key(seed), X)["params"]
+    params = jax.jit(model.init)(random.key(seed), X)["params"]
     leaves, tree = jax.tree.flatten(params)
     keys = random.split(random.key(seed + 1), len(leaves))
     moved = [x + random.normal(k, x.shape) for x, k in zip(leaves, keys, strict=True)]

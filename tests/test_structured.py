@@ -22,7 +22,7 @@ UNBIASED = [name for name, entry in ESTIMATORS.items() if entry.unbiased == "any
 
 def make(num_latents, num_classes, num_layers=2):
     model = models.StructuredNetwork(Y.size, num_layers, num_latents, num_classes)
-    params = model.init(random.key(0), X)["params"]
+    params = jax.jit(model.init)(random.key(0), X)["params"]
     leaves, tree = jax.tree.flatten(params)
     keys = random.split(random.key(1), len(leaves))
     moved = [x + random.normal(k, x.shape) for x, k in zip(leaves, keys, strict=True)]
