@@ -151,15 +151,15 @@ def _command(workdir: Path, point: Point) -> list[str]:
 def _start(workdir: Path, point: Point, core: int | None, attempt: int) -> _Worker:
     log = _log(workdir, point)
     log.parent.mkdir(parents=True, exist_ok=True)
-    pin = None if core is None else lambda: os.sched_setaffinity(0, {core})
     # Compiled programs are shared by the points: most differ in numbers only.
     environment = {"JAX_COMPILATION_CACHE_DIR": str((workdir / "compiled").absolute())}
     with log.open("a") as file:
         process = subprocess.Popen(
             _command(workdir, point), stdout=file, stderr=subprocess.STDOUT,
-            stdin=subprocess.DEVNULL, env=environment | os.environ, preexec_fn=pin,
-            start_new_session=True,
+            stdin=subprocess.DEVNULL, env=environment | os.environ, start_new_session=True,
         )  # fmt: skip
+    if core is not None:  # long before jax, which asks for its cores, is imported
+        os.sched_setaffinity(process.pid, {core})
     return _Worker(point, process, core, attempt)
 
 
