@@ -451,6 +451,8 @@ def draw_sweep(rows: Sequence[Mapping[str, Any]], swept: Sequence[str], path: Pa
             at = sorted({row[x] for row in rows})
             if at[0] > 0 and at[-1] / at[0] >= 8:
                 ax.set_xscale("log")
+            else:
+                ax.xaxis.set_major_locator(matplotlib.ticker.MaxNLocator(4))
         ax.set_title(f"{split} bound", fontsize=10, loc="left")
         ax.spines[["top", "right"]].set_visible(False)
     axes[0].set_ylabel("nats per image")

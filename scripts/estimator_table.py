@@ -110,8 +110,8 @@ def page() -> str:
     return f"""# The estimators
 
 Written by `python -m scripts.estimator_table` from the registry in
-[`gsm/estimators.py`](../gsm/estimators.py) and from `results/`; the tests hold every fact of it,
-and the page to both.
+[`gsm/estimators.py`](../gsm/estimators.py) and from `results/`. The tests hold what it states of
+bias, evaluations, derivatives and learned parts, and the page to the registry and the results.
 
 {
         table(
