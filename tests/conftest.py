@@ -39,7 +39,6 @@ _SLOW_CASES = re.compile(
     r"|test_exact_loss_and_its_gradient_are_the_enumerated_ones\[Bernoulli\]"
     r"|test_every_unbiased_estimator_trains_every_parameter_without_bias\[rebar\]"
     r"|test_biased_estimators_are_unbiased_for.*\[(slope_|st_|gapped|decoupled|gumbel_rao)"
-    r"|test_hard_forward_is_exactly_one_hot\[2-.*bfloat16"
     # Entries that share their arithmetic with another, in what is not about the difference.
     r"|test_(value_is|algebra_of|masked_class|low_precision|extreme_logits|nan_logits|one_class|jit_and"
     r"|gradient_by_what|nothing_recomp|a_hyperparam).*\[(nvil|slope_|decoupled|gapped|straight_)"
@@ -52,6 +51,12 @@ _SLOW_CASES = re.compile(
     r"|test_the_toy_reaches_its_optimum"
     r"|test_bound_reaches_the_likelihood\[Bernoulli"
     r"|test_streamed_bound_has_the_enumerated_mean\[3"
+    r"|test_jit_and_vmap_change_nothing\[(exact|gumbel_rao|local)"
+    r"|test_the_bound_lies_between_the_elbo_and_the_likelihood\[uniform"
+    r"|test_hard_forward_is_exactly_one_hot.*bfloat16"
+    r"|test_a_config_trains\[small_vae\]"
+    r"|test_multi_sample_objectives_train_the_vae\[iwae"
+    r"|test_low_precision.*\[(exact|rloo|local_expectation|relax)-"
 )
 
 
