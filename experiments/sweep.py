@@ -2,11 +2,11 @@
 
 A sweep file lists points, each a config with some fields overridden (``configs/sweeps``). Every
 point is a run of ``experiments.train`` in a process of its own, one process per core and each
-pinned to its core. A point's folder is named by the hash of its resolved config, so the same command again goes on
-where it stopped: finished points are skipped, others continue from their checkpoint. A killed run
-is started again; a point that fails is reported with its error and does not end the sweep. The
-table ``sweep.csv`` is written anew after each point; at the end come the best point by validation,
-and a figure over the swept fields.
+pinned to its core. A point's folder is named by the hash of its resolved config, so the same
+command again goes on where it stopped: finished points are skipped, others continue from their
+checkpoint. A killed run is started again; a point that fails is reported with its error and does
+not end the sweep. The table ``sweep.csv`` is written anew after each point; at the end come the
+best point by validation, and a figure over the swept fields.
 """
 
 import csv
