@@ -18,7 +18,7 @@ from experiments import tasks
 from gsm import data, learned, objectives
 from gsm.estimators import BERNOULLI_ONLY, ESTIMATORS, MAX_OUTCOMES, RELAXED
 from gsm.evaluation import SAMPLES_AT_ONCE
-from gsm.models import PRIORS
+from gsm.models import PRIORS, UNITS
 
 # Fields that say where things are, not what is computed.
 _PLACES = ("data.dir",)
@@ -200,6 +200,7 @@ def check(config: ConfigDict) -> ConfigDict:
         "data.name": tuple(data.DATASETS),
         "data.binarization": data.BINARIZATIONS,
         "model.prior": PRIORS,
+        "model.units": UNITS,
         "optimizer.name": tasks.OPTIMIZERS,
     }.items():
         if name in known:  # not every task has all of them
@@ -212,6 +213,7 @@ def check(config: ConfigDict) -> ConfigDict:
         "temperature.update_every", "evaluation.valid_samples", "evaluation.test_samples",
     ):  # fmt: skip
         require(name, 1 <= known[name] < 2**31, "between 1 and 2^31 - 1")
+    require("evaluation.curve_images", 0 <= known["evaluation.curve_images"] < 2**31, "0 or more")
     require("seed", 0 <= known["seed"] < 2**32, "between 0 and 2^32 - 1")
     require("model.num_classes", config.model.num_classes >= 2, "at least 2 (2: Bernoulli units)")
     for name in {"model.hidden_sizes", "learned.hidden_sizes"} & set(known):

@@ -233,6 +233,7 @@ def _vae(config: ConfigDict, images: _Images, initial: Hyperparams) -> _Model:
         data_size=images.mean.size,
         num_latents=config.model.num_latents,
         num_classes=config.model.num_classes,
+        units=config.model.units,
         hidden_sizes=tuple(config.model.hidden_sizes),
         prior=config.model.prior,
         input_center=_center(config, images.mean),
@@ -287,6 +288,7 @@ def _sbn(config: ConfigDict, images: _Images, initial: Hyperparams) -> _Model:
         num_layers=config.model.num_layers,
         num_latents=config.model.num_latents,
         num_classes=config.model.num_classes,
+        units=config.model.units,
         input_center=_center(config, images.mean[:half]),
         output_bias=_output_bias(config, images.mean[half:]),
     )

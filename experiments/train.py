@@ -197,7 +197,20 @@ def _validate(
         f"valid_{name}": float(np.asarray(values).mean(dtype=np.float64))
         for name, values in measures.items()
     }
-    return {_valid(config): bound, **means}
+    row = {_valid(config): bound, **means}
+    if number := config.evaluation.curve_images:
+        samples = config.evaluation.test_samples
+        images = evenly_spaced(task.test, number)
+        row[f"curve_nll_m{samples}"] = _negative_bound(
+            task, state.params, images, _KEY_TEST, samples
+        )
+    return row
+
+
+def evenly_spaced(images: jax.Array, number: int) -> jax.Array:
+    """``number`` images, or all that there are, of a set that may be sorted by class."""
+    number = min(number, len(images))
+    return images[np.arange(number) * len(images) // number]
 
 
 def _negative_bound(

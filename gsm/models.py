@@ -11,6 +11,7 @@ from jaxtyping import Array, Float
 from gsm.distributions import two_class_logits
 
 PRIORS = ("learned", "uniform")
+UNITS = ("zero_one", "plus_minus_one")
 
 
 class MLP(nn.Module):
@@ -57,10 +58,17 @@ class Latents(NamedTuple):
 
     Two classes are a Bernoulli unit: one logit, seen as the categorical ``[l, 0]``, and one input
     of the next network (class 0 of the sample).
+
+    Attributes:
+      num_variables: n of the layer.
+      num_classes: k of each.
+      units: "zero_one": networks read the sample as it is. "plus_minus_one": as ``2 z - 1``, which
+        spans the same functions of a linear map and is trained along other directions.
     """
 
     num_variables: int
     num_classes: int
+    units: str = "zero_one"
 
     @property
     def size(self) -> int:
@@ -75,7 +83,8 @@ class Latents(NamedTuple):
 
     def inputs(self, z: Float[Array, "n k"]) -> Float[Array, " l"]:
         """A network's input from a one-hot or relaxed sample."""
-        return z[:, 0] if self.num_classes == 2 else z.reshape(-1)
+        flat = z[:, 0] if self.num_classes == 2 else z.reshape(-1)
+        return flat if self.units == "zero_one" else 2 * flat - 1
 
 
 class CategoricalVAE(nn.Module):
@@ -87,6 +96,7 @@ class CategoricalVAE(nn.Module):
       data_size: number of pixels d.
       num_latents: number of latent variables n.
       num_classes: classes of each, k.
+      units: how the decoder reads them, "zero_one" or "plus_minus_one".
       hidden_sizes: encoder's hidden layers; the decoder mirrors them. Empty: linear maps.
       prior: "learned" logits that start uniform, or "uniform".
       input_center: ``[d]``, subtracted from the encoder's input.
@@ -96,13 +106,14 @@ class CategoricalVAE(nn.Module):
     data_size: int
     num_latents: int
     num_classes: int
+    units: str = "zero_one"
     hidden_sizes: Sequence[int] = ()
     prior: str = "learned"
     input_center: Float[Array, " d"] | None = None
     output_bias: Float[Array, " d"] | None = None
 
     def setup(self):
-        self.latents = Latents(self.num_latents, self.num_classes)
+        self.latents = Latents(self.num_latents, self.num_classes, self.units)
         self.encoder = MLP(self.hidden_sizes, self.latents.size)
         self.decoder = MLP(self.hidden_sizes[::-1], self.data_size, self.output_bias)
         if self.prior == "learned":
@@ -142,6 +153,7 @@ class StructuredNetwork(nn.Module):
       num_layers: stochastic layers L.
       num_latents: variables n of each layer.
       num_classes: classes of each, k; 2 makes Bernoulli units (:class:`Latents`).
+      units: how the maps read them, "zero_one" or "plus_minus_one".
       input_center: subtracted from the input.
       output_bias: initial bias of the pixel logits.
     """
@@ -150,11 +162,12 @@ class StructuredNetwork(nn.Module):
     num_layers: int
     num_latents: int
     num_classes: int
+    units: str = "zero_one"
     input_center: Float[Array, " i"] | None = None
     output_bias: Float[Array, " o"] | None = None
 
     def setup(self):
-        self.latents = Latents(self.num_latents, self.num_classes)
+        self.latents = Latents(self.num_latents, self.num_classes, self.units)
         self.maps = [MLP((), self.latents.size) for _ in range(self.num_layers)]
         self.decoder = MLP((), self.output_size, self.output_bias)
 
