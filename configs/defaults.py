@@ -94,7 +94,7 @@ def _common(dataset: str) -> ConfigDict:
 
     config.evaluation = evaluation = ConfigDict()
     evaluation.valid_samples = 100  # m of the bound at each evaluation
-    evaluation.test_samples = 1_000  # m of the reported bound
+    evaluation.test_samples = 1_000  # m of the reported bound; 0: none is measured
     # Test images whose reported bound is also measured at each evaluation, for a learning curve;
     # nothing is chosen by it.
     evaluation.curve_images = 0

@@ -210,10 +210,13 @@ def check(config: ConfigDict) -> ConfigDict:
         require("model.num_layers", 1 <= config.model.num_layers <= 100, "between 1 and 100")
     for name in (
         "num_steps", "eval_every", "log_every", "batch_size", "model.num_latents",
-        "temperature.update_every", "evaluation.valid_samples", "evaluation.test_samples",
+        "temperature.update_every", "evaluation.valid_samples",
     ):  # fmt: skip
         require(name, 1 <= known[name] < 2**31, "between 1 and 2^31 - 1")
-    require("evaluation.curve_images", 0 <= known["evaluation.curve_images"] < 2**31, "0 or more")
+    for name in ("evaluation.test_samples", "evaluation.curve_images"):
+        require(name, 0 <= known[name] < 2**31, "between 0 and 2^31 - 1")
+    curve = config.evaluation.curve_images == 0 or config.evaluation.test_samples > 0
+    require("evaluation.curve_images", curve, "0 where evaluation.test_samples is 0")
     require("seed", 0 <= known["seed"] < 2**32, "between 0 and 2^32 - 1")
     require("model.num_classes", config.model.num_classes >= 2, "at least 2 (2: Bernoulli units)")
     for name in {"model.hidden_sizes", "learned.hidden_sizes"} & set(known):

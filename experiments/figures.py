@@ -98,19 +98,20 @@ def learning_curve(
         markersize=3,
         label=f"validation bound, m = {samples}",
     )
-    test = next(name for name in result if name.startswith("test_nll_"))
-    axes.plot(
-        [result["selected_step"]],
-        [result[test]],
-        color="#d55e00",
-        marker="*",
-        markersize=11,
-        linestyle="none",
-        label=f"test bound, m = {test.removeprefix('test_nll_m')}: {result[test]:.2f}",
-    )
     shown = np.array([row["loss"] for row in rows[len(rows) // 10 :]] + values)
     low, high = np.percentile(shown, [0, 97])
-    axes.set_ylim(min(low, result[test]) - 2, high + 4)
+    for test in (name for name in result if name.startswith("test_nll_")):
+        low = min(low, result[test])
+        axes.plot(
+            [result["selected_step"]],
+            [result[test]],
+            color="#d55e00",
+            marker="*",
+            markersize=11,
+            linestyle="none",
+            label=f"test bound, m = {test.removeprefix('test_nll_m')}: {result[test]:.2f}",
+        )
+    axes.set_ylim(low - 2, high + 4)
     axes.set_xlabel("step")
     axes.set_ylabel("nats per image")
     axes.xaxis.set_major_formatter(matplotlib.ticker.FuncFormatter(lambda x, _: f"{x:,.0f}"))
@@ -435,9 +436,14 @@ def draw_sweep(rows: Sequence[Mapping[str, Any]], swept: Sequence[str], path: Pa
     for row in rows:
         label = ", ".join(f"{_short(name)} = {row[name]}" for name in others) or "all"
         lines.setdefault(label, []).append(row)
-    figure, axes = plt.subplots(1, 2, figsize=(11, 4.5), sharey=True, layout="constrained")
+    splits = [s for s in ("valid", "test") if all(row[f"{s}_nats"] is not None for row in rows)]
+    figure, axes = plt.subplots(
+        1, len(splits), figsize=(1 + 5 * len(splits), 4.5), sharey=True, squeeze=False,
+        layout="constrained",
+    )  # fmt: skip
+    axes = axes[0]
     colours = plt.get_cmap("viridis")(np.linspace(0, 0.9, len(lines)))
-    for ax, split in zip(axes, ("valid", "test"), strict=True):
+    for ax, split in zip(axes, splits, strict=True):
         for colour, (label, of_line) in zip(colours, lines.items(), strict=True):
             values: dict[Any, list[float]] = {}
             for row in of_line:

@@ -38,6 +38,10 @@ _WORKERS = flags.DEFINE_integer(
 _NUM_STEPS = flags.DEFINE_integer(
     "num_steps", 0, "Steps of every run; 0: what its config says.", lower_bound=0
 )
+_PILOT_STEPS = flags.DEFINE_integer(
+    "pilot_steps", 0, "Steps of the pilot runs that choose the fields in PILOT; 0: no pilots.",
+    lower_bound=0,
+)  # fmt: skip
 _RETRIES = flags.DEFINE_integer(
     "retries", 2, "Times that a killed run is started again.", lower_bound=0
 )
@@ -66,7 +70,15 @@ class Outcome(NamedTuple):
     error: str = ""
 
 
-def load_points(named: str, num_steps: int = 0) -> list[Point]:
+class Sweep(NamedTuple):
+    """What a sweep file says."""
+
+    points: list[Point]
+    pilot: tuple[str, ...]
+    """The fields that pilot runs may choose."""
+
+
+def load_sweep(named: str, num_steps: int = 0) -> Sweep:
     """The points of ``FILE`` or ``FILE:ARGUMENT``, each resolved and checked.
 
     Raises:
@@ -92,20 +104,18 @@ def load_points(named: str, num_steps: int = 0) -> list[Point]:
     points: dict[str, Point] = {}
     for number, overrides in enumerate(listed, 1):
         try:
-            point = _resolve(overrides, num_steps)
+            point = resolve(overrides | ({"num_steps": num_steps} if num_steps else {}))
         except (ConfigError, TypeError, KeyError) as error:
             raise ConfigError(f"point {number} of {path}: {error}") from None
         points.setdefault(point.hash, point)
-    return list(points.values())
+    return Sweep(list(points.values()), tuple(getattr(module, "PILOT", ())))
 
 
-def _resolve(overrides: Mapping[str, Any], num_steps: int) -> Point:
-    overrides = dict(overrides)
+def resolve(overrides: Mapping[str, Any]) -> Point:
+    """The point of a config file and what is changed in it; raises ConfigError."""
     config = configuration.load(overrides["config"])
     known = dict(configuration.fields(config))
     changes = {name: value for name, value in overrides.items() if name != "config"}
-    if num_steps:
-        changes["num_steps"] = num_steps
     for name in changes:
         if name not in known:
             raise ConfigError(f"the config has no field {name!r}")
@@ -113,7 +123,54 @@ def _resolve(overrides: Mapping[str, Any], num_steps: int) -> Point:
     config = configuration.check(config)
     samples = (config.evaluation.valid_samples, config.evaluation.test_samples)
     fields = dict(configuration.fields(config))
-    return Point(overrides | changes, configuration.config_hash(config), fields, samples)
+    return Point(dict(overrides), configuration.config_hash(config), fields, samples)
+
+
+# --- pilots ----------------------------------------------------------------------------------
+
+
+def pilots(sweep: Sweep, num_steps: int) -> list[Point]:
+    """Short runs of all points of the first seed, which do not read the test set."""
+    seed = sweep.points[0].fields["seed"]
+    short = {"num_steps": num_steps, "eval_every": num_steps, "evaluation.test_samples": 0}
+    short["evaluation.curve_images"] = 0
+    return [
+        resolve(point.overrides | short) for point in sweep.points if point.fields["seed"] == seed
+    ]
+
+
+def chosen(sweep: Sweep, outcomes: Sequence[Outcome]) -> list[Point]:
+    """The points whose values of the PILOT fields did best in the pilots of their kind.
+
+    Args:
+      sweep: all points.
+      outcomes: of its pilots. A kind all of whose pilots failed is left out.
+    """
+    best: dict[str, Outcome] = {}
+    for outcome in outcomes:
+        kind, bound = _kind(sweep, outcome.point), _valid_nats(outcome)
+        if bound is not None and (kind not in best or bound < _valid_nats(best[kind])):
+            best[kind] = outcome
+
+    def is_best(point: Point) -> bool:
+        pilot = best.get(_kind(sweep, point))
+        return pilot is not None and all(
+            pilot.point.fields[name] == point.fields[name] for name in sweep.pilot
+        )
+
+    return [point for point in sweep.points if is_best(point)]
+
+
+def _kind(sweep: Sweep, point: Point) -> str:
+    """What points share whose PILOT fields compete."""
+    names = {name for point in sweep.points for name in point.overrides}
+    names -= {*sweep.pilot, "seed", "num_steps", "eval_every"}
+    names = {name for name in names if not name.startswith("evaluation.")}
+    return json.dumps({name: _field(point, name) for name in sorted(names)})
+
+
+def _valid_nats(outcome: Outcome) -> float | None:
+    return (outcome.result or {}).get(f"valid_nll_m{outcome.point.eval_samples[0]}")
 
 
 # --- running ---------------------------------------------------------------------------------
@@ -267,46 +324,68 @@ def write_table(rows: Sequence[Mapping[str, Any]], path: Path) -> None:
 def _tell(rows: Sequence[Mapping[str, Any]], total: int, names: Sequence[str]) -> None:
     row = rows[-1]
     what = ", ".join(f"{name}={row[name]}" for name in names) or "the point"
-    ended = row["error"] or f"validation {row['valid_nats']:.2f}, test {row['test_nats']:.2f} nats"
-    say(f"{len(rows)}/{total}  {what}: {ended}")
+    say(f"{len(rows)}/{total}  {what}: {row['error'] or _bounds(row)}")
+
+
+def _bounds(row: Mapping[str, Any]) -> str:
+    test = "" if row["test_nats"] is None else f", test {row['test_nats']:.2f}"
+    return f"validation {row['valid_nats']:.2f}{test} nats"
 
 
 def main(argv: list[str]) -> None:
     del argv
     configuration.quieten_libraries()
     try:
-        points = load_points(_SWEEP.value, _NUM_STEPS.value)
+        sweep = load_sweep(_SWEEP.value, _NUM_STEPS.value)
+        if _PILOT_STEPS.value and not sweep.pilot:
+            raise ConfigError(f"--pilot_steps: {_SWEEP.value} names no fields in PILOT")
     except ConfigError as error:
         sys.exit(f"error: {error}")
     path, _, argument = _SWEEP.value.partition(":")
     default = "-".join(filter(None, ("sweep", Path(path).stem, argument)))
     workdir = Path(_WORKDIR.value or f"runs/{default}")
     workdir.mkdir(parents=True, exist_ok=True)
-    workers = _WORKERS.value or _default_workers()
-    names = swept(points)
-    say(f"{len(points)} points, {workers} at a time, in {workdir}")
-    rows: list[dict[str, Any]] = []
+    points, failed = sweep.points, 0
     try:
-        for outcome in run(points, workdir, workers, _RETRIES.value):
-            rows.append(row_of(outcome, names))
-            _tell(rows, len(points), names)
-            write_table(rows, workdir / "sweep.csv")
+        if _PILOT_STEPS.value:
+            short = pilots(sweep, _PILOT_STEPS.value)
+            outcomes = _run_and_tell(short, workdir, "pilots")
+            failed += sum(outcome.result is None for outcome in outcomes)
+            points = chosen(sweep, outcomes)
+            if not points:
+                sys.exit(f"all {len(short)} pilots failed; logs in {workdir / 'logs'}")
+        outcomes = _run_and_tell(points, workdir, "sweep")
     except KeyboardInterrupt:
         say("run the same command to go on")
         sys.exit(130)
-    finished = [row for row in rows if row["valid_nats"] is not None]
+    if failed := failed + sum(outcome.result is None for outcome in outcomes):
+        sys.exit(f"{failed} points failed; logs in {workdir / 'logs'}")
+
+
+def _run_and_tell(points: Sequence[Point], workdir: Path, name: str) -> list[Outcome]:
+    """Run points; table ``NAME.csv``, figure ``NAME.png``, best point and ``NAME.json``."""
+    workers = _WORKERS.value or _default_workers()
+    names = swept(points)
+    say(f"{name}: {len(points)} points, {workers} at a time, in {workdir}")
+    outcomes: list[Outcome] = []
+    rows: list[dict[str, Any]] = []
+    for outcome in run(points, workdir, workers, _RETRIES.value):
+        outcomes.append(outcome)
+        rows.append(row_of(outcome, names))
+        _tell(rows, len(points), names)
+        in_order = {point.hash: i for i, point in enumerate(points)}
+        table = sorted(rows, key=lambda row: in_order[row["config_hash"]])
+        write_table(table, workdir / f"{name}.csv")
     about = {"provenance": rundir.provenance(), "swept": names, "points": len(points)}
-    if finished:
+    if finished := [row for row in rows if row["valid_nats"] is not None]:
         about["best"] = best = min(finished, key=lambda row: row["valid_nats"])
-        figures.draw_sweep(finished, names, workdir / "sweep.png")
+        figures.draw_sweep(finished, names, workdir / f"{name}.png")
         shown = ", ".join(f"{name}={best[name]}" for name in names)
-        print(f"best on validation: {shown}")
-        print(f"  validation {best['valid_nats']:.2f}, test {best['test_nats']:.2f} nats")
-        print(f"  {workdir / 'points' / best['config_hash']}")
-    rundir.write_atomically(workdir / "sweep.json", json.dumps(about, indent=1) + "\n")
-    print(f"table and figure: {workdir / 'sweep.csv'}, {workdir / 'sweep.png'}")
-    if failed := [row for row in rows if row["error"]]:
-        sys.exit(f"{len(failed)} of {len(points)} points failed; logs in {workdir / 'logs'}")
+        print(f"best on validation: {shown}\n  {_bounds(best)}")
+        print(f"  {_folder(workdir, Point({}, best['config_hash'], {}, (0, 0)))}")
+    rundir.write_atomically(workdir / f"{name}.json", json.dumps(about, indent=1) + "\n")
+    print(f"table and figure: {workdir / f'{name}.csv'}, {workdir / f'{name}.png'}")
+    return outcomes
 
 
 def _default_workers() -> int:

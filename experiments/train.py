@@ -253,14 +253,17 @@ def _finish(
     rows = run.rows()
     last = {"params": state.params, "step": state.step, "bound": rows[-1][_valid(config)]}
     chosen = best if config.keep == "best" else last
-    samples = config.evaluation.test_samples
+    tested: dict[str, float] = {}
     try:
-        test = _negative_bound(task, chosen["params"], task.test, _KEY_TEST, samples, stop)
+        if samples := config.evaluation.test_samples:
+            tested[f"test_nll_m{samples}"] = _negative_bound(
+                task, chosen["params"], task.test, _KEY_TEST, samples, stop
+            )
     except Interrupted:
         raise _interrupted(config.num_steps) from None
     test_seconds = time.perf_counter() - start
     result = {
-        f"test_nll_m{samples}": test,
+        **tested,
         _valid(config): float(chosen["bound"]),
         "selected_step": int(chosen["step"]),
         "steps": int(state.step),
