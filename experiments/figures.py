@@ -475,3 +475,76 @@ def _is_number(rows: Sequence[Mapping[str, Any]], name: str) -> bool:
 
 def _short(name: str) -> str:
     return name.replace("_", " ")
+
+
+# --- against the paper's curves --------------------------------------------------------------
+
+
+def draw_overlay(
+    rows: Sequence[Mapping[str, Any]],
+    paper: Mapping[tuple[str, str], tuple[Sequence[int], Sequence[float]]],
+    titles: Mapping[str, str],
+    path: Path,
+) -> Path:
+    """Test bounds over the steps, ours solid (mean of seeds, their range), the paper's dashed.
+
+    A column for each task of ``titles``. Above the paper's estimators; below, where there are any,
+    those beyond it, beside the paper's best at each step.
+    """
+    in_paper = {estimator for _, estimator in paper}
+    beyond = [row for row in rows if row["task"] in titles and row["estimator"] not in in_paper]
+    figure, grid = plt.subplots(
+        2 if beyond else 1, len(titles), figsize=(12, 9 if beyond else 4.8), squeeze=False,
+        layout="constrained",
+    )  # fmt: skip
+    for (task, title), column in zip(titles.items(), grid.T, strict=True):
+        here = [row for row in rows if row["task"] == task and row["test_nats"] is not None]
+        last = max((row["step"] for row in here), default=1)
+        shown = []
+        for ax, ours in zip(column, (True, False), strict=False):
+            for estimator in ESTIMATOR_COLOURS:
+                style = {"color": ESTIMATOR_COLOURS[estimator], "linewidth": 1.6}
+                of_it = [row for row in here if row["estimator"] == estimator]
+                if (estimator in in_paper) == ours and of_it:
+                    shown += _seeds(ax, of_it, label=estimator, **style)
+                if ours and (task, estimator) in paper:
+                    steps, nats = (np.array(one) for one in paper[task, estimator])
+                    ax.plot(steps[steps <= last], nats[steps <= last], "--", **style | {"lw": 1})
+                    shown += nats[(steps <= last) & (steps >= last / 2)].tolist()
+            if not ours:
+                steps, nats = _lower_envelope(paper, task, last)
+                ax.plot(steps, nats, "--", color=_INK, lw=1, label="the paper's best")
+                shown += nats
+            ax.set_title(title, fontsize=10, loc="left")
+            ax.set_xlabel("step")
+            ax.xaxis.set_major_formatter(matplotlib.ticker.FuncFormatter(lambda x, _: f"{x:,.0f}"))
+            ax.set_xlim(0, last * 1.01)
+            ax.spines[["top", "right"]].set_visible(False)
+        for ax in column:  # the first steps and what diverges leave the plot, as in the paper
+            low = min(shown, default=0)
+            ax.set_ylim(low - 0.5, min(max(shown, default=1) + 0.5, low + 22))
+    for ax in grid[:, 0]:
+        ax.set_ylabel("test nats per image")
+    _legend(figure, grid, "solid: ours\ndashed: the paper's")
+    return _save(figure, path)
+
+
+def _seeds(axes, rows: Sequence[Mapping[str, Any]], color: str, **style) -> list[float]:
+    """Mean over seeds and their range; returns the means of the second half."""
+    steps = sorted({row["step"] for row in rows})
+    values = [[row["test_nats"] for row in rows if row["step"] == step] for step in steps]
+    low, mean, high = ([float(f(v)) for v in values] for f in (min, np.mean, max))
+    axes.plot(steps, mean, color=color, **style)
+    axes.fill_between(steps, low, high, color=color, alpha=0.2, linewidth=0)
+    return [v for step, v in zip(steps, mean, strict=True) if step >= steps[-1] / 2]
+
+
+def _lower_envelope(paper, task: str, last: int) -> tuple[list[int], list[float]]:
+    """The least of the paper's curves of a task at each of their steps."""
+    least: dict[int, float] = {}
+    for (of_task, _), (steps, nats) in paper.items():
+        for step, value in zip(steps, nats, strict=True):
+            if of_task == task and step <= last:
+                least[step] = min(value, least.get(step, value))
+    steps = sorted(least)
+    return steps, [least[step] for step in steps]

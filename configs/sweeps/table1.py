@@ -13,8 +13,8 @@ from configs.sweeps import grid
 
 PILOT = ("optimizer.learning_rate",)
 
-# NOTE(paper): its grid, 1e-5 to 3e-3, is of SGD.
-LEARNING_RATES = (3e-4, 1e-3, 3e-3)
+# Of Adam. NOTE(paper): its grid, 1e-5 to 3e-3, is of SGD.
+LEARNING_RATES = (1e-3, 3e-3)
 
 # NOTE(paper): variance normalisation is "necessary" for these. It divides the whole signal, which
 # therefore holds the VAE's KL term too.
