@@ -1,5 +1,6 @@
 """From the command line to a checked config; whatever is wrong is told in one line."""
 
+import contextlib
 import difflib
 import hashlib
 import importlib.util
@@ -8,6 +9,7 @@ import re
 import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from types import ModuleType
 from typing import Any, cast
 
 from absl import flags, logging
@@ -137,22 +139,40 @@ def load(named: str) -> ConfigDict:
         found = [str(file) for file in files if "get_config" in file.read_text()]
         hint = f"configs here: {', '.join(found)}" if found else "run from the repository's root"
         raise ConfigError(f"no config file {path!r}; {hint}")
-    spec = importlib.util.spec_from_file_location("_config", path)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    try:
-        spec.loader.exec_module(module)
-        get_config = getattr(module, "get_config", None)
-        config = get_config and get_config(*[argument] if argument else [])
-    except Exception as error:  # it is the user's code
-        reason = " ".join(str(error).split())
-        raise ConfigError(f"{path} raises {type(error).__name__}: {reason}") from error
-    if get_config is None:
-        raise ConfigError(f"{path} has no function get_config(argument)")
+    config = call(load_module(path), "get_config", argument)
     if not isinstance(config, ConfigDict):
         raise ConfigError(f"get_config of {path} must return a ConfigDict; got {config!r}")
     return config
+
+
+def load_module(path: str) -> ModuleType:
+    """Run a Python file of the user's; raises ConfigError, in one line, what it raises."""
+    spec = importlib.util.spec_from_file_location("_of_the_user", path)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    with _as_config_error(path):
+        spec.loader.exec_module(module)
+    return module
+
+
+def call(module: ModuleType, name: str, argument: str) -> Any:
+    """Call a function of a loaded file, with an argument if there is one; raises ConfigError."""
+    path = module.__file__
+    function = getattr(module, name, None)
+    if function is None:
+        raise ConfigError(f"{path} has no function {name}(argument)")
+    with _as_config_error(path):
+        return function(*[argument] if argument else [])
+
+
+@contextlib.contextmanager
+def _as_config_error(path: str | None) -> Iterator[None]:
+    try:
+        yield
+    except Exception as error:  # it is the user's code
+        reason = " ".join(str(error).split())
+        raise ConfigError(f"{path} raises {type(error).__name__}: {reason}") from error
 
 
 def fields(config: ConfigDict, prefix: str = "") -> Iterator[tuple[str, Any]]:

@@ -503,18 +503,18 @@ def draw_overlay(
         shown = []
         for ax, ours in zip(column, (True, False), strict=False):
             for estimator in ESTIMATOR_COLOURS:
-                style = {"color": ESTIMATOR_COLOURS[estimator], "linewidth": 1.6}
+                colour = ESTIMATOR_COLOURS[estimator]
                 of_it = [row for row in here if row["estimator"] == estimator]
                 if (estimator in in_paper) == ours and of_it:
-                    shown += _seeds(ax, of_it, label=estimator, **style)
+                    shown += _seeds(ax, of_it, colour, label=estimator)
                 if ours and (task, estimator) in paper:
                     steps, nats = (np.array(one) for one in paper[task, estimator])
-                    ax.plot(steps[steps <= last], nats[steps <= last], "--", **style | {"lw": 1})
+                    ax.plot(steps[steps <= last], nats[steps <= last], "--", color=colour, lw=1)
                     shown += nats[(steps <= last) & (steps >= last / 2)].tolist()
             if not ours:
-                steps, nats = _lower_envelope(paper, task, last)
-                ax.plot(steps, nats, "--", color=_INK, lw=1, label="the paper's best")
-                shown += nats
+                best_steps, best = _lower_envelope(paper, task, last)
+                ax.plot(best_steps, best, "--", color=_INK, lw=1, label="the paper's best")
+                shown += best
             ax.set_title(title, fontsize=10, loc="left")
             ax.set_xlabel("step")
             ax.xaxis.set_major_formatter(matplotlib.ticker.FuncFormatter(lambda x, _: f"{x:,.0f}"))

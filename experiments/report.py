@@ -18,7 +18,9 @@ from absl import app, flags
 
 from experiments import figures, rundir
 
-_RUNS = flags.DEFINE_multi_string("runs", None, "Folder of a sweep; may be repeated.", required=True)
+_RUNS = flags.DEFINE_multi_string(
+    "runs", None, "Folder of a sweep; may be repeated.", required=True
+)
 _PAPER = flags.DEFINE_string("paper", "results/paper", "Folder of the paper's curves.csv.")
 _OUT = flags.DEFINE_string("out", None, "Where to write; default: report in the first folder.")
 
@@ -162,8 +164,8 @@ def best_at_step(curves: Curves, task: str, step: int) -> tuple[str, float] | No
 
 def table_row(cell: Cell, paper: Curves) -> dict[str, Any]:
     """A row of table1.csv."""
-    config, values = cell.runs[0].config, [run.test_nats for run in cell.runs]
-    spread = float(np.std(values, ddof=1) / len(values) ** 0.5) if len(values) > 1 else None
+    config, values = cell.runs[0].config, np.array([run.test_nats for run in cell.runs])
+    spread = float(values.std(ddof=1) / len(values) ** 0.5) if len(values) > 1 else None
     return {
         "task": cell.name[0],
         "estimator": cell.name[1],
@@ -242,7 +244,7 @@ def markdown(rows: Sequence[Mapping[str, Any]], paper: Curves, steps: int) -> st
         "|---|" + "---|" * len(TASKS),
     ]
     for estimator in estimators:
-        cells = [_cell(found.get((task, estimator)), found, task, estimator) for task in TASKS]
+        cells = [_cell(found.get((task, estimator)), found, task) for task in TASKS]
         lines.append(f"| `{estimator}` | " + " | ".join(cells) + " |")
     best = [best_at_step(paper, task, steps) for task in TASKS]
     shown = [f"{one[1]:.1f} (`{one[0]}`)" if one else "" for one in best]
@@ -250,7 +252,7 @@ def markdown(rows: Sequence[Mapping[str, Any]], paper: Curves, steps: int) -> st
     return "\n".join(lines) + "\n"
 
 
-def _cell(row: Mapping[str, Any] | None, found: Mapping[Any, Any], task: str, estimator: str) -> str:
+def _cell(row: Mapping[str, Any] | None, found: Mapping[Any, Any], task: str) -> str:
     if row is None:
         return ""
     text = f"{row['test_nats']:.2f}"

@@ -6,6 +6,7 @@ metrics.jsonl    one object a row, flushed as it comes
 checkpoints/     orbax, the last two
 result.json      written once, at the end
 figures/         PNG
+.lock            held by the process that runs here
 """
 
 import importlib.metadata
@@ -19,9 +20,14 @@ import sys
 from collections.abc import Mapping
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import IO, Any, Self
 
 import jax
+
+try:
+    import fcntl
+except ImportError:  # not a Unix
+    fcntl = None  # type: ignore[assignment]
 
 _PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy", "ml_collections")
 
@@ -87,15 +93,23 @@ class RunDir:
     def __init__(self, path: Path, identity: Mapping[str, Any], config: Mapping[str, Any]):
         self.path = path
         self._manager = None
+        self._lock = None
         try:
             self._check(json.loads(json.dumps(identity)))
             (path / "figures").mkdir(parents=True, exist_ok=True)
+            self._lock = _lock(path / ".lock")
             write_atomically(path / "config.json", json.dumps(dict(config), indent=1) + "\n")
             starts = self._read_json("provenance.json") or []
             text = json.dumps([*starts, provenance()], indent=1) + "\n"
             write_atomically(path / "provenance.json", text)
         except OSError as error:
             raise RunDirError(f"{path} cannot be a run's folder: {error.strerror}") from None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
 
     def _check(self, identity: dict[str, Any]) -> None:
         if self.path.exists() and not self.path.is_dir():
@@ -209,11 +223,34 @@ class RunDir:
             ) from None
 
     def close(self) -> None:
-        """Wait until what was saved is on disk."""
+        """Wait until what was saved is on disk, and let another process have the folder."""
         if self._manager is not None:
             self._manager.wait_until_finished()
             self._manager.close()
             self._manager = None
+        if self._lock is not None:
+            self._lock.close()
+            self._lock = None
+
+
+def _lock(path: Path) -> IO[str] | None:
+    """Hold a file for this process alone; two runs in one folder would spoil each other.
+
+    The system lets go of it when the process ends, however it ends.
+    """
+    if fcntl is None:
+        return None
+    file = path.open("w")
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        file.close()
+        raise RunDirError(
+            f"another process is running in {path.parent}; wait for it, or choose another --workdir"
+        ) from None
+    except OSError:  # a file system without locks
+        pass
+    return file
 
 
 def _finite(value: Any) -> Any:

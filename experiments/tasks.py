@@ -79,12 +79,14 @@ class _Model(NamedTuple):
     """``pictures(params, key, images)`` of test images."""
 
 
-def build(config: ConfigDict, dataset: data.Dataset) -> Task:
+def build(config: ConfigDict, dataset: data.Dataset, shared: Task | None = None) -> Task:
     """Assemble the experiment that ``config`` describes (checked by ``config.check``).
 
     Args:
       config: fields of ``configs/defaults.py``.
       dataset: the loaded data set, not yet binarised.
+      shared: a task of a config that differs in the seed and in SETTINGS only; its arrays and
+        compiled functions then serve this one too.
     """
     images = _images(config, dataset)
     hyperparams = functools.partial(_hyperparams, config.temperature.update_every)
@@ -98,12 +100,16 @@ def build(config: ConfigDict, dataset: data.Dataset) -> Task:
         learned_optimizer=model.learned_optimizer,
         batch_size=config.batch_size,
     )
+    of_config = {name: jnp.float32(value) for name, value in settings(config).items()}
+    if shared is not None:
+        program = shared.program._replace(init=program.init)
+        return shared._replace(program=program, settings=of_config)
     valid, test = (
         jnp.asarray(split.images) for split in (images.held_out.valid, images.held_out.test)
     )
     return Task(
         program=program,
-        settings={name: jnp.float32(value) for name, value in settings(config).items()},
+        settings=of_config,
         train=jnp.asarray(images.train.train.images),
         valid=valid,
         test=test,
@@ -150,18 +156,24 @@ def _hyperparams(update_every: int, step, settings) -> Hyperparams:
 
 def settings(config: ConfigDict) -> dict[str, float]:
     """The float hyperparameters of a config, by the names under which programs read them."""
-    return {
-        "learning_rate": config.optimizer.learning_rate,
-        "temperature_initial": config.temperature.initial,
-        "temperature_rate": config.temperature.rate,
-        "temperature_floor": config.temperature.floor,
-        "backward_temperature": config.temperature.backward,
-        "slope_initial": config.slope.initial,
-        "slope_rate": config.slope.rate,
-        "slope_cap": config.slope.cap,
-        "baseline": config.signal.constant,
-        "eta": config.control.eta,
-    }
+    values = config.to_dict()
+    return {name: values[group][field] for name, (group, field) in _SETTINGS.items()}
+
+
+_SETTINGS = {
+    "learning_rate": ("optimizer", "learning_rate"),
+    "temperature_initial": ("temperature", "initial"),
+    "temperature_rate": ("temperature", "rate"),
+    "temperature_floor": ("temperature", "floor"),
+    "backward_temperature": ("temperature", "backward"),
+    "slope_initial": ("slope", "initial"),
+    "slope_rate": ("slope", "rate"),
+    "slope_cap": ("slope", "cap"),
+    "baseline": ("signal", "constant"),
+    "eta": ("control", "eta"),
+}
+SETTINGS = tuple(f"{group}.{field}" for group, field in _SETTINGS.values())
+"""Fields of a config that runs of one program may differ in, beside the seed."""
 
 
 def _num_samples(config: ConfigDict) -> int:

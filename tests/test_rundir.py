@@ -56,8 +56,17 @@ def test_an_atomic_write_leaves_the_old_file_where_it_fails(tmp_path, monkeypatc
     assert list(tmp_path.iterdir()) == [path]
 
 
+def test_a_folder_serves_one_process_at_a_time(run):
+    with pytest.raises(RunDirError, match="another process is running in") as refusal:
+        open_run(run.path)
+    assert str(run.path) in one_line(refusal)
+    run.close()
+    open_run(run.path).close()
+
+
 def test_every_start_is_recorded(run):
-    open_run(run.path)
+    run.close()
+    open_run(run.path).close()
     starts = json.loads((run.path / "provenance.json").read_text())
     assert len(starts) == 2
     assert {"time", "command", "git_commit", "python", "jax", "numpy", "device"} <= set(starts[0])
@@ -177,6 +186,7 @@ def test_a_folder_that_cannot_be_written_is_refused(tmp_path):
     ],
 )
 def test_a_damaged_file_is_named_with_what_to_do(run, name, advice, damage):
+    run.close()
     (run.path / name).write_bytes(damage)
     with pytest.raises(RunDirError) as refusal:
         open_run(run.path).result()
