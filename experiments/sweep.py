@@ -18,24 +18,24 @@ these fields only, the best on validation alone is run in full, with all its see
 """
 
 import csv
+import functools
 import io
 import itertools
 import json
 import os
-import signal
+import subprocess
 import sys
-import time
-from collections import deque
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 from absl import app, flags
 
 from experiments import config as configuration
-from experiments import figures, points, rundir, workers
+from experiments import figures, jobs, points, rundir, workers
 from experiments.config import ConfigError
 from experiments.console import say
+from experiments.jobs import Outcome
 from experiments.points import Point
 
 _SWEEP = flags.DEFINE_string("sweep", None, "Sweep file, with its argument.", required=True)
@@ -60,149 +60,6 @@ _PILOT_STEPS = flags.DEFINE_integer(
 _RETRIES = flags.DEFINE_integer(
     "retries", 2, "Times that a killed job is started again.", lower_bound=0
 )
-
-_SECONDS_BETWEEN_LOOKS = 0.2
-
-
-class Outcome(NamedTuple):
-    """How a point ended."""
-
-    point: Point
-    result: dict[str, Any] | None
-    error: str = ""
-
-
-# --- running ---------------------------------------------------------------------------------
-
-
-def _folder(workdir: Path, point: Point) -> Path:
-    return workdir / "points" / point.hash
-
-
-def _log(workdir: Path, job: Sequence[Point]) -> Path:
-    return workdir / "logs" / f"{job[0].hash}.txt"
-
-
-def _result(workdir: Path, point: Point) -> dict[str, Any] | None:
-    path = _folder(workdir, point) / "result.json"
-    return json.loads(path.read_text()) if path.exists() else None
-
-
-def command(workdir: Path, job: Sequence[Point]) -> list[str]:
-    """The command of a job, as a user would type it."""
-    if len(job) > 1:
-        listed = workdir / "jobs" / f"{job[0].hash}.json"
-        listed.parent.mkdir(parents=True, exist_ok=True)
-        text = json.dumps([point.overrides for point in job], indent=1)
-        rundir.write_atomically(listed, text + "\n")
-        return [
-            sys.executable, "-m", "experiments.together", f"--points={listed}",
-            f"--folder={workdir / 'points'}",
-        ]  # fmt: skip
-    (point,) = job
-    options = [
-        f"--config.{name}={','.join(map(str, value)) if isinstance(value, tuple) else value}"
-        for name, value in point.overrides.items()
-        if name != "config"
-    ]
-    return [
-        sys.executable, "-m", "experiments.train", f"--config={point.overrides['config']}",
-        *options, f"--workdir={_folder(workdir, point)}",
-    ]  # fmt: skip
-
-
-def _error(workdir: Path, job: Sequence[Point], point: Point, code: int) -> str:
-    """The last line that the job said of the point, which names what was wrong."""
-    log = _log(workdir, job)
-    text = log.read_text() if log.exists() else ""
-    lines = [line for line in text.splitlines() if line.strip()]
-    own = [line.partition(": ")[2] for line in lines if line.startswith(f"{point.hash}: ")]
-    return (own or lines or [f"ended with status {code}"])[-1]
-
-
-class _Running(NamedTuple):
-    job: list[Point]
-    process: workers.Running
-    attempt: int
-
-
-def run(
-    jobs: Sequence[list[Point]], workdir: Path, place: workers.Workers, retries: int
-) -> Iterator[Outcome]:
-    """Run jobs on workers; yields the outcome of each point as it comes.
-
-    Raises:
-      KeyboardInterrupt: Ctrl-C or SIGTERM came; the runs have saved their state.
-    """
-    waiting, running = deque((job, 0) for job in jobs), list[_Running]()
-    # Compiled programs are shared by the points: most differ in numbers only.
-    environment = {"JAX_COMPILATION_CACHE_DIR": str((workdir / "compiled").absolute())}
-    environment = {k: v for k, v in environment.items() if k not in os.environ}
-    # Both by a handler of our own: a shell starts what it puts in the background deaf to SIGINT.
-    signals = (signal.SIGINT, signal.SIGTERM)
-    before = {number: signal.signal(number, _interrupt) for number in signals}
-    try:
-        while waiting or running:
-            while waiting and place.free:
-                job, attempt = waiting.popleft()
-                started = place.start(command(workdir, job), _log(workdir, job), environment)
-                running.append(_Running(job, started, attempt))
-            time.sleep(_SECONDS_BETWEEN_LOOKS)
-            for ended in list(running):
-                if (code := ended.process.poll()) is None:
-                    continue
-                running.remove(ended)
-                again = []
-                for point in ended.job:
-                    if (result := _result(workdir, point)) is not None:
-                        yield Outcome(point, result)
-                    elif code < 0 and ended.attempt < retries:  # by a signal: not its own fault
-                        say(f"{point.hash} was killed (signal {-code}); it is started again")
-                        again.append(point)
-                    else:
-                        yield Outcome(point, None, _error(workdir, ended.job, point, code))
-                if again:
-                    waiting.appendleft((again, ended.attempt + 1))
-    except KeyboardInterrupt:
-        say("stopping: every run saves its state ...")
-        for one in running:
-            one.process.interrupt()
-        for one in running:
-            one.process.wait()
-        raise
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
-
-
-def _interrupt(*_: Any) -> None:
-    raise KeyboardInterrupt
-
-
-def run_here(jobs: Sequence[list[Point]], workdir: Path) -> Iterator[Outcome]:
-    """Run jobs in this process, one after the other; yields the outcome of each point.
-
-    Raises:
-      KeyboardInterrupt: Ctrl-C or SIGTERM came; the runs have saved their state.
-    """
-    from experiments import loop
-    from gsm.data import DataError
-
-    for job in jobs:
-        outcomes: Sequence[dict[str, Any] | Exception]
-        try:
-            outcomes = loop.train_together(
-                [point.config for point in job], [_folder(workdir, point) for point in job]
-            )
-        except loop.Interrupted:
-            raise KeyboardInterrupt from None
-        except DataError as error:
-            outcomes = [error] * len(job)
-        for point, outcome in zip(job, outcomes, strict=True):
-            if isinstance(outcome, Exception):
-                yield Outcome(point, None, str(outcome))
-            else:
-                yield Outcome(point, outcome)
 
 
 # --- reporting -------------------------------------------------------------------------------
@@ -293,7 +150,16 @@ def _place() -> workers.Workers | None:
     if _BACKEND.value == "here":
         return None
     if _BACKEND.value == "workers":
-        return workers.LocalWorkers(_WORKERS.value or _default_workers())
+        platform, number = _devices()
+        if platform == "cpu" and hasattr(os, "sched_getaffinity"):
+            number = len(os.sched_getaffinity(0))
+        elif platform == "cpu":
+            number = os.cpu_count() or 1
+        visible = os.environ.get("CUDA_VISIBLE_DEVICES", ",".join(map(str, range(number))))
+        gpus = visible.split(",") if platform == "gpu" else ()
+        # Of other accelerators one process has all.
+        number = number if platform in ("cpu", "gpu") else 1
+        return workers.LocalWorkers(_WORKERS.value or number, gpus)
     try:
         return workers.RayWorkers(_WORKERS.value)
     except ImportError:
@@ -302,19 +168,14 @@ def _place() -> workers.Workers | None:
         raise ConfigError(f"--backend=ray: {error}") from None
 
 
-def _default_workers() -> int:
-    import jax
-
-    if jax.default_backend() != "cpu":
-        return 1
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
-def _together() -> int:
-    """Points of one program."""
-    import jax
-
-    return _TOGETHER.value or (1 if jax.default_backend() == "cpu" else 64)
+@functools.cache
+def _devices() -> tuple[str, int]:
+    """Platform and number of jax's devices, asked in a process of its own: this one must not hold
+    the memory of an accelerator that the workers need."""
+    code = "import jax; print(jax.default_backend(), jax.local_device_count())"
+    told = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    platform, number = told.stdout.split()
+    return platform, int(number)
 
 
 def _run_and_tell(
@@ -324,9 +185,14 @@ def _run_and_tell(
     names = points.swept(listed)
     number = f", {place.number} at a time" if place else ""
     say(f"{name}: {len(listed)} points{number}, in {workdir}")
-    found = [(point, _result(workdir, point)) for point in listed]
-    jobs = list(points.jobs([point for point, result in found if result is None], _together()))
-    going = run(jobs, workdir, place, _RETRIES.value) if place else run_here(jobs, workdir)
+    found = [(point, jobs.result_of(workdir, point)) for point in listed]
+    together = _TOGETHER.value or (1 if _devices()[0] == "cpu" else 64)
+    waiting = list(points.jobs([point for point, result in found if result is None], together))
+    going = (
+        jobs.run(waiting, workdir, place, _RETRIES.value)
+        if place
+        else jobs.run_here(waiting, workdir)
+    )
     finished = (Outcome(point, result) for point, result in found if result is not None)
     in_order = {point.hash: i for i, point in enumerate(listed)}
     outcomes: list[Outcome] = []

@@ -9,7 +9,7 @@ import signal
 import subprocess
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 
 class Running(Protocol):
@@ -43,45 +43,49 @@ class LocalWorkers:
 
     Args:
       number: how many at a time.
+      gpus: the GPUs that they share out, one for each in turn, by the names in
+        CUDA_VISIBLE_DEVICES; none: they run on cores.
 
-    On Linux, several are each pinned to a core: XLA would otherwise start as many threads as there
-    are cores in each, which get into each other's way.
+    On Linux, several on cores are each pinned to one: XLA would otherwise start as many threads as
+    there are cores in each, which get into each other's way.
     """
 
-    def __init__(self, number: int):
+    def __init__(self, number: int, gpus: Sequence[str] = ()):
         self.number = number
-        self._cores: list[int | None] = [None] * number
-        if number > 1 and hasattr(os, "sched_setaffinity"):
-            available = sorted(os.sched_getaffinity(0))
-            self._cores = [available[i % len(available)] for i in range(number)]
+        self._gpus = gpus
+        self._slots = list(range(number))
+        self._cores: list[int] = []
+        if number > 1 and not gpus and hasattr(os, "sched_setaffinity"):
+            self._cores = sorted(os.sched_getaffinity(0))
 
     @property
     def free(self) -> int:
-        return len(self._cores)
+        return len(self._slots)
 
     def start(self, command: Sequence[str], log: Path, environment: Mapping[str, str]) -> Running:
+        slot = self._slots.pop(0)
+        environment = os.environ | environment
+        if self._gpus:
+            environment |= {"CUDA_VISIBLE_DEVICES": self._gpus[slot % len(self._gpus)]}
         log.parent.mkdir(parents=True, exist_ok=True)
         with log.open("a") as file:
             process = subprocess.Popen(
                 command, stdout=file, stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL,
-                env=os.environ | environment, start_new_session=True,
+                env=environment, start_new_session=True,
             )  # fmt: skip
-        core = self._cores.pop(0)
-        if core is not None:  # long before jax, which asks for its cores, is imported
-            os.sched_setaffinity(process.pid, {core})
-        return _Process(process, core, self._cores)
+        if self._cores:  # long before jax, which asks for its cores, is imported
+            os.sched_setaffinity(process.pid, {self._cores[slot % len(self._cores)]})
+        return _Process(process, slot, self._slots)
 
 
 class _Process:
-    def __init__(self, process: subprocess.Popen, core: int | None, cores: list[int | None]):
-        self._process, self._core, self._cores = process, core, cores
-        self._given_back = False
+    def __init__(self, process: subprocess.Popen, slot: int, slots: list[int]):
+        self._process, self._slot, self._slots = process, slot, slots
 
     def poll(self) -> int | None:
-        code = self._process.poll()
-        if code is not None and not self._given_back:
-            self._cores.append(self._core)
-            self._given_back = True
+        before, code = self._process.returncode, self._process.poll()
+        if before is None and code is not None:
+            self._slots.append(self._slot)
         return code
 
     def interrupt(self) -> None:
@@ -107,16 +111,19 @@ class RayWorkers:
     def __init__(self, number: int = 0):
         import ray
 
-        self._ray = ray
+        self._ray: Any = ray
         local = {} if os.environ.get("RAY_ADDRESS") else {"_node_ip_address": "127.0.0.1"}
-        ray.init(include_dashboard=False if local else None, log_to_driver=False, **local)
-        resources = ray.cluster_resources()
+        self._ray.init(
+            include_dashboard=False if local else None, log_to_driver=False,
+            logging_level="ERROR", **local,
+        )  # fmt: skip
+        resources = self._ray.cluster_resources()
         gpus = int(resources.get("GPU", 0))
         self.number = number or gpus or int(resources["CPU"])
         self._running = 0
         # Never again by itself: what was killed is started anew by the sweep, which says so.
         options = {"num_cpus": 1, "num_gpus": 1 if gpus else 0, "max_retries": 0}
-        self._call = ray.remote(**options)(call)
+        self._call = self._ray.remote(**options)(call)
 
     @property
     def free(self) -> int:

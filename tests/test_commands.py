@@ -24,7 +24,7 @@ from jax import random
 from ml_collections import ConfigDict
 
 from experiments import config as configuration
-from experiments import tasks, train
+from experiments import loop, tasks, train
 from experiments.rundir import Events, RunDir
 from gsm import data, training
 
@@ -333,7 +333,7 @@ def accepted(monkeypatch) -> list[ConfigDict]:
         configs.append(config)
         return {}
 
-    monkeypatch.setattr(train, "train", record)
+    monkeypatch.setattr(loop, "train", record)
     return configs
 
 
