@@ -20,7 +20,6 @@ from typing import Any
 import jax
 import jax.extend
 import jax.numpy as jnp
-import numpy as np
 from absl import app, flags, logging
 from jax import random
 
@@ -28,17 +27,24 @@ from experiments import config as configuration
 from experiments import rundir, tasks
 from gsm import data, training
 from gsm.estimators import BERNOULLI_ONLY, ESTIMATORS
+from scripts import bench_data, bench_sweep
 
 _CONFIGS = flags.DEFINE_list(
     "configs",
-    ["configs/cat_vae.py", "configs/bern_vae.py", "configs/cat_vae_mlp.py"],
+    [
+        "configs/cat_vae.py",
+        "configs/bern_vae.py",
+        "configs/cat_vae_mlp.py",
+        "configs/cat_sbn.py",
+        "configs/bern_sbn.py",
+    ],
     "Config files to measure.",
 )
 _ESTIMATORS = flags.DEFINE_list(
     "estimators",
     [name for name in ESTIMATORS if name != "exact"],
-    "Estimators, each measured beside gumbel_softmax: on configs/cat_vae.py, those for two classes "
-    "on configs/bern_vae.py.",
+    "Estimators, each measured beside gumbel_softmax: on configs/cat_vae.py and cat_sbn.py, those "
+    "for two classes on configs/bern_vae.py and bern_sbn.py.",
 )
 _ROUNDS = flags.DEFINE_integer("rounds", 7, "Rounds of alternating measurements.", lower_bound=1)
 _OUT = flags.DEFINE_string("out", None, "JSON file for the result; printed in any case.")
@@ -46,8 +52,10 @@ _OUT = flags.DEFINE_string("out", None, "JSON file for the result; printed in an
 _MATRIX = 2_000  # side of the matrices of the yardstick
 _STEPS = 200  # training steps in one timed call
 _STEPS_OF_MANY_EVALUATIONS = 4  # the same for estimators that evaluate f hundreds of times
+_MOST_EVALUATIONS = 1_000  # of f for one gradient; they are in memory together
 _IMAGES = 40  # images in one timed evaluation
 _SAMPLES = 1_000  # samples of the bound of each
+_SWEPT, _SEEDS = "configs/cat_vae.py", 8  # of the sweep
 
 
 def product_flops(jaxpr: jax.extend.core.Jaxpr) -> int:
@@ -85,16 +93,6 @@ def measure(calls: dict[str, Callable[[], Any]], rounds: int) -> dict[str, float
         for name, call in calls.items():
             times[name].append(seconds_of(call))
     return {name: statistics.median(values) for name, values in times.items()}
-
-
-def random_images() -> data.Dataset:
-    """As many binary images as MNIST has, one pixel in eight on."""
-    generator = np.random.default_rng(0)
-    splits = [
-        data.Split((generator.random((n, 784)) < 0.125).astype(np.uint8), None)
-        for n in (50_000, 100, 10_000)
-    ]
-    return data.Dataset("random", *splits, max_value=1)
 
 
 def calls_of(task: tasks.Task, steps: int = _STEPS) -> dict[str, tuple[Callable[[], Any], int]]:
@@ -142,12 +140,18 @@ def bench_estimators(
     """Training speed of each estimator on one config, as a ratio to Gumbel-Softmax."""
     config = configuration.load(path)
     n, k = config.model.num_latents, config.model.num_classes
-    calls, steps = {}, {}
+    layers = config.model.get("num_layers", 1)
+    calls, steps, evaluations = {}, {}, {}
     for name in dict.fromkeys(["gumbel_softmax", *names]):
+        # What follows a layer of latents is its f, with an estimator of its own inside.
+        times = ESTIMATORS[name].count_evaluations(n, k) ** layers
+        if times > _MOST_EVALUATIONS:
+            print(f"{name:<35}{times:>17,}   not measured")
+            continue
         config.estimator = name
         task = tasks.build(configuration.check(config), dataset)
-        many = ESTIMATORS[name].count_evaluations(n, k) > 100
-        steps[name] = _STEPS_OF_MANY_EVALUATIONS if many else _STEPS
+        evaluations[name] = times
+        steps[name] = _STEPS_OF_MANY_EVALUATIONS if times > 100 else _STEPS
         calls[name] = calls_of(task, steps[name])["train"][0]
     seconds = measure(calls, rounds)
     a_step = {name: seconds[name] / steps[name] for name in calls}
@@ -155,7 +159,7 @@ def bench_estimators(
         {
             "config": path,
             "estimator": name,
-            "evaluations": ESTIMATORS[name].count_evaluations(n, k),
+            "evaluations": evaluations[name],
             "steps_per_second": 1 / a_step[name],
             "time_relative_to_gumbel_softmax": a_step[name] / a_step["gumbel_softmax"],
         }
@@ -166,7 +170,7 @@ def bench_estimators(
 def main(argv: list[str]) -> None:
     del argv
     logging.set_verbosity(logging.WARNING)
-    dataset = random_images()
+    dataset = bench_data.random_images()
     rounds = _ROUNDS.value
     print(f"{'config':<26}{'steps/s':>9}{'of peak':>9}{'images/s':>10}{'of peak':>9}{'GFLOP/s':>9}")
     rows = []
@@ -180,10 +184,12 @@ def main(argv: list[str]) -> None:
             flush=True,
         )
     estimators = []
+    categorical = [name for name in _ESTIMATORS.value if name not in BERNOULLI_ONLY]
+    bernoulli = [name for name in _ESTIMATORS.value if name in BERNOULLI_ONLY]
     for path, names in (
-        ("configs/cat_vae.py", [n for n in _ESTIMATORS.value if n not in BERNOULLI_ONLY]),
-        ("configs/bern_vae.py", [n for n in _ESTIMATORS.value if n in BERNOULLI_ONLY]),
-    ):
+        ("configs/cat_vae.py", categorical), ("configs/bern_vae.py", bernoulli),
+        ("configs/cat_sbn.py", categorical), ("configs/bern_sbn.py", bernoulli),
+    ):  # fmt: skip
         if not names:
             continue
         print(
@@ -197,8 +203,16 @@ def main(argv: list[str]) -> None:
                 f"{row['estimator']:<35}{row['evaluations']:>17}{row['steps_per_second']:>9,.0f}"
                 f"{row['time_relative_to_gumbel_softmax']:>24.2f}"
             )
+    print(f"\n{_SEEDS} seeds of {_SWEPT}, relative to one run on all cores")
+    sweep = bench_sweep.measure(_SWEPT, _SEEDS, rounds)
+    print(bench_sweep.table(sweep))
     if _OUT.value:
-        result = {"provenance": rundir.provenance(), "configs": rows, "estimators": estimators}
+        result = {
+            "provenance": rundir.provenance(),
+            "configs": rows,
+            "estimators": estimators,
+            "sweep": {"config": _SWEPT, "seeds": _SEEDS, "model_steps_per_second": sweep},
+        }
         out = Path(_OUT.value)
         out.parent.mkdir(parents=True, exist_ok=True)
         rundir.write_atomically(out, json.dumps(result, indent=1) + "\n")

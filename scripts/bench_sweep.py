@@ -1,0 +1,110 @@
+"""How to run many seeds: model-steps per second of each way, beside that of one run.
+
+One process for each core, pinned to it, as ``experiments.sweep`` does on CPUs; all seeds in one
+program by ``vmap``, as it does on accelerators; the same by ``lax.map``. The ways are timed in
+turn, round after round, and the medians reported. A part of ``scripts.bench``; as a command of its
+own, ``python -m scripts.bench_sweep CONFIG``, it is one of those processes.
+"""
+
+import os
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+from jax import random
+
+from experiments import config as configuration
+from experiments import tasks
+from gsm import training
+from scripts import bench_data
+
+_STEPS = 200  # training steps of each seed in one timed call
+
+
+def measure(path: str, seeds: int, rounds: int) -> dict[str, float]:
+    """Model-steps per second of one run, and of each way to run many."""
+    task = tasks.build(configuration.check(configuration.load(path)), bench_data.random_images())
+    states = [training.init_state(task.program, random.key(seed)) for seed in range(seeds)]
+    stacked = jax.tree.map(lambda *leaves: jnp.stack(leaves), *states)
+
+    def scan(state):
+        return training.run_interval(task.program, _STEPS, task.train, task.settings, state)
+
+    vmapped = jax.jit(jax.vmap(scan))
+    mapped = jax.jit(lambda states: jax.lax.map(scan, states))
+    workers = _start_workers(path)
+    ways: dict[str, tuple[Callable[[], object], int]] = {
+        "one_run": (lambda: scan(states[0]), 1),
+        "processes": (lambda: _go(workers), len(workers)),
+        "vmap": (lambda: vmapped(stacked), seeds),
+        "lax_map": (lambda: mapped(stacked), seeds),
+    }
+    seconds: dict[str, list[float]] = {name: [] for name in ways}
+    try:
+        for number in range(rounds + 1):  # the first compiles
+            for name, (call, _) in ways.items():
+                start = time.perf_counter()
+                jax.block_until_ready(call())
+                if number:
+                    seconds[name].append(time.perf_counter() - start)
+    finally:
+        for worker in workers:
+            worker.communicate()  # no more input: it ends
+    return {
+        name: runs * _STEPS / statistics.median(seconds[name]) for name, (_, runs) in ways.items()
+    }
+
+
+def _start_workers(path: str) -> list[subprocess.Popen]:
+    """One process a core, each pinned to its own, compiled and waiting."""
+    if not hasattr(os, "sched_getaffinity"):
+        sys.exit("error: this system cannot pin a process to a core")
+    command = [sys.executable, "-m", "scripts.bench_sweep", path]
+    workers = []
+    for core in sorted(os.sched_getaffinity(0)):
+        worker = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+        os.sched_setaffinity(worker.pid, {core})
+        workers.append(worker)
+    for worker in workers:
+        worker.stdout.readline()
+    return workers
+
+
+def _go(workers: list[subprocess.Popen]) -> None:
+    """Let every worker train once, all at the same time."""
+    for worker in workers:
+        worker.stdin.write("go\n")
+        worker.stdin.flush()
+    for worker in workers:
+        worker.stdout.readline()
+
+
+def _work(path: str) -> None:
+    """Train once, and once more at each line of input."""
+    task = tasks.build(configuration.check(configuration.load(path)), bench_data.random_images())
+    state = training.init_state(task.program, random.key(0))
+
+    def train():
+        arguments = task.program, _STEPS, task.train, task.settings, state
+        jax.block_until_ready(training.run_interval(*arguments))
+        print("done", flush=True)
+
+    train()  # compiles
+    for _ in sys.stdin:
+        train()
+
+
+def table(speeds: dict[str, float]) -> str:
+    """The measured speeds as lines of text."""
+    return "\n".join(
+        f"{name:<12}{speed:>9,.0f} model-steps/s{speed / speeds['one_run']:>8.2f}"
+        for name, speed in speeds.items()
+    )
+
+
+if __name__ == "__main__":
+    _work(sys.argv[1])
