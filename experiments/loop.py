@@ -192,13 +192,13 @@ def _fit(members: Sequence[_Member], stop: StopRequest) -> None:
                 interval = functools.partial(_interval, front[0].task.program, length)
                 compiled[form] = jax.jit(interval).lower(*arguments).compile()
             start = time.perf_counter()
-            states, losses = compiled[form](*arguments)
-            losses = [np.asarray(one) for one in losses]
+            scanned = compiled[form](*arguments)
+            scanned = [(state, np.asarray(losses)) for state, losses in scanned]
             seconds = time.perf_counter() - start
             stops = stop.made  # asked once: a signal after the save must wait for the next
-            for member, state, of_member in zip(front, states, losses, strict=True):
+            for member, (state, losses) in zip(front, scanned, strict=True):
                 try:
-                    row = member.record(state, of_member, seconds, stops)
+                    row = member.record(state, losses, seconds, stops)
                 except NonFinite as error:
                     member.error = error
                 else:
@@ -211,16 +211,17 @@ def _fit(members: Sequence[_Member], stop: StopRequest) -> None:
         progress.close()
 
 
-def _interval(program: training.Program, num_steps: int, data: Any, settings: Any, states: Any):
-    """One scan of each member: lists of settings and states to lists of states and losses."""
+def _interval(
+    program: training.Program, num_steps: int, data: Any, settings: list[Any], states: list[Any]
+) -> list[tuple[training.TrainState, jax.Array]]:
+    """One scan of members at the same step: their states and losses after it."""
     scan = functools.partial(training.run_interval, program, num_steps, data)
     if len(states) == 1:
-        state, losses = scan(settings[0], states[0])
-        return [state], [losses]
-    stacked = [jax.tree.map(lambda *x: jnp.stack(x), *each) for each in (settings, states)]
-    together = jax.vmap(scan)(*stacked)
-    parts = [jax.tree.map(operator.itemgetter(i), together) for i in range(len(states))]
-    return [state for state, _ in parts], [losses for _, losses in parts]
+        return [scan(*settings, *states)]
+    stacked = (jax.tree.map(lambda *x: jnp.stack(x), *trees) for trees in (settings, states))
+    state, losses = jax.vmap(scan)(*stacked)
+    state = state._replace(key=random.clone(state.key))  # it goes on, with the next step folded in
+    return [jax.tree.map(operator.itemgetter(i), (state, losses)) for i in range(len(states))]
 
 
 def _scan_length(config: ConfigDict, step: int) -> int:

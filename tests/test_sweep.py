@@ -1,14 +1,17 @@
-"""Sweeps: their points, their table, and what becomes of points that fail or finish."""
+"""Sweeps: their points and jobs, their table, and what becomes of what fails, dies or finishes."""
 
 import csv
 import subprocess
 import sys
+import threading
+import types
 from pathlib import Path
 
 import matplotlib.image
 import pytest
 
 from configs.sweeps import grid
+from experiments import jobs, points, workers
 from experiments.config import ConfigError
 
 ROOT = Path(__file__).parent.parent
@@ -38,50 +41,303 @@ def test_a_grid_is_all_combinations_the_last_axis_fastest():
     assert len(points) == 4
 
 
-def test_sweep_files_and_points_that_cannot_serve_are_told_in_one_line(tmp_path):
-    """In one process: that of a command takes seconds to begin."""
-    cases = {
-        "configs/sweeps/nope.py": "no sweep file 'configs/sweeps/nope.py'; sweeps here: configs/s",
-        str(
-            write_sweep(tmp_path, [{"seeds": 1}])
-        ): "point 1 of .*: the config has no field 'seeds'",
+@pytest.fixture
+def here(monkeypatch):
+    """Config files are named from the repository's root."""
+    monkeypatch.chdir(ROOT)
+
+
+def test_sweep_files_and_points_that_cannot_serve_are_told_in_one_line(tmp_path, here):
+    def told(path, pattern):
+        with pytest.raises(ConfigError, match=pattern) as refusal:
+            points.load_sweep(str(path))
+        assert "\n" not in str(refusal.value)
+
+    told("configs/sweeps/nope.py", "no sweep file 'configs/sweeps/nope.py'; sweeps here: configs/s")
+    path = write_sweep(tmp_path, [{"seeds": 1}])
+    told(path, "point 1 of .*: the config has no field 'seeds'")
+    path = write_sweep(tmp_path, [{"seed": 0}, {"estimator": "none"}])
+    told(path, "point 2 of .*: config.estimator must be one of exact")
+    told(write_sweep(tmp_path, []), "returns no points")
+    path.write_text("PILOT = ('lr',)\n" + write_sweep(tmp_path, [{}]).read_text())
+    told(path, "the config has no field 'lr'")
+    path.write_text("def get_sweep():\n    return 1 / 0\n")
+    told(path, "raises ZeroDivisionError: division by zero")
+    path.write_text("")
+    told(path, r"has no function get_sweep\(argument\)")
+
+
+def test_the_sweeps_of_the_repository_resolve(here):
+    annealing = points.load_sweep("configs/sweeps/annealing.py:digits", num_steps=700).points
+    assert len(annealing) == 24
+    assert {point.config.num_steps for point in annealing} == {700}
+    axes = ["temperature.rate", "temperature.update_every", "temperature.floor", "seed"]
+    assert points.swept(annealing) == axes
+    table1 = points.load_sweep("configs/sweeps/table1.py:digits")
+    cells = {
+        (point.config.task, point.config.model.num_classes, point.config.estimator)
+        for point in table1.points
     }
+    assert len(cells) == 28
+    assert {point.config.num_steps for point in table1.points} == {545_000}
+
+
+def test_points_of_one_program_differ_in_seeds_and_float_settings_only(tmp_path, here):
+    listed = [
+        {"seed": 0}, {"seed": 1}, {"temperature.rate": 0.0}, {"optimizer.learning_rate": 0.1},
+        {"estimator": "rloo"}, {"estimator": "rloo", "seed": 5}, {"batch_size": 7},
+        {"signal.decay": 0.5},
+    ]  # fmt: skip
+    sweep = points.load_sweep(str(write_sweep(tmp_path, listed)))
+    number = {point.hash: i for i, point in enumerate(sweep.points)}
+
+    def cut(together):
+        return [[number[p.hash] for p in job] for job in points.jobs(sweep.points, together)]
+
+    assert cut(64) == [[0, 1, 2, 3], [4, 5], [6], [7]]
+    assert cut(3) == [[0, 1, 2], [3], [4, 5], [6], [7]]
+    assert cut(1) == [[i] for i in range(8)]
+
+
+def test_pilots_choose_for_each_kind_and_never_read_the_test_set(tmp_path, here):
+    rates = (0.1, 0.2)
+    listed = [
+        {"estimator": name, "optimizer.learning_rate": rate, "seed": seed}
+        for name in ("darn", "rloo")
+        for rate in rates
+        for seed in (0, 1)
+    ]
+    path = write_sweep(tmp_path, listed)
+    path.write_text("PILOT = ('optimizer.learning_rate',)\n" + path.read_text())
+    sweep = points.load_sweep(str(path))
+    short = points.pilots(sweep, 40)
+    assert [(p.config.seed, p.config.num_steps, p.config.eval_every) for p in short] == [
+        (0, 40, 40)
+    ] * 4
+    assert {p.config.evaluation.test_samples for p in short} == {0}
+    # darn does best at the first rate; of rloo the first pilot failed.
+    keys = [points.pilot_key(sweep, p) for p in short]
+    assert len(set(keys)) == 4
+    bounds = dict(zip(keys, (1.0, 2.0, None, 9.0), strict=True))
+    full = points.chosen(sweep, {key: value for key, value in bounds.items() if value})
+    of = [(p.config.estimator, p.config.optimizer.learning_rate, p.config.seed) for p in full]
+    assert of == [("darn", 0.1, 0), ("darn", 0.1, 1), ("rloo", 0.2, 0), ("rloo", 0.2, 1)]
+    assert {p.config.num_steps for p in full} == {100}
+    assert points.chosen(sweep, {}) == []
+
+
+# --- jobs: real processes, that stand in for training ---
+
+
+@pytest.fixture
+def two_points(tmp_path, here):
+    return points.load_sweep(str(write_sweep(tmp_path, [{"seed": 0}, {"seed": 1}]))).points
+
+
+def acts(monkeypatch, code):
+    """Let every job run Python code that knows the folders of its points and its attempt."""
+
+    def command(workdir, job):
+        folders = [str(jobs.folder(workdir, point)) for point in job]
+        hashes = [point.hash for point in job]
+        start = f"""
+import json, os, signal, sys
+from pathlib import Path
+folders, hashes = {folders!r}, {hashes!r}
+def finish(folder):
+    Path(folder).mkdir(parents=True, exist_ok=True)
+    (Path(folder) / "result.json").write_text(json.dumps(dict(valid_nll_m2=1.0)))
+count = Path({str(workdir)!r}) / hashes[0]
+attempt = int(count.read_text()) + 1 if count.exists() else 0
+count.write_text(str(attempt))
+"""
+        return [sys.executable, "-c", start + code]
+
+    monkeypatch.setattr(jobs, "command", command)
+
+
+def outcomes_of(job_list, workdir, place, retries=2):
+    return {one.point.hash: one for one in jobs.run(job_list, workdir, place, retries)}
+
+
+def test_a_killed_worker_s_point_is_started_again_as_often_as_asked(
+    two_points, tmp_path, monkeypatch, capsys
+):
+    acts(
+        monkeypatch,
+        "if attempt < 2: os.kill(os.getpid(), signal.SIGKILL)\nfinish(folders[0])",
+    )
+    a, b = two_points
+    place = workers.LocalWorkers(2)
+    ended = outcomes_of([[a], [b]], tmp_path, place)
+    assert [ended[p.hash].result for p in (a, b)] == [{"valid_nll_m2": 1.0}] * 2
+    assert capsys.readouterr().err.count("was killed (signal 9); it is started again") == 4
+    assert place.free == 2
     other = tmp_path / "other"
     other.mkdir()
-    cases[str(write_sweep(other, [{"seed": 0}, {"estimator": "none"}]))] = (
-        "point 2 of .*: config.estimator must be one of exact"
+    ended = outcomes_of([[a]], other, place, retries=1)
+    assert ended[a.hash].result is None
+    assert ended[a.hash].error == "ended with status -9"
+
+
+def test_a_failed_point_is_reported_with_its_last_word_and_not_started_again(
+    two_points, tmp_path, monkeypatch
+):
+    acts(monkeypatch, "print('a warning'); print('error: no such thing'); sys.exit(1)")
+    ended = outcomes_of([[two_points[0]]], tmp_path, workers.LocalWorkers(1))
+    assert ended[two_points[0].hash].error == "error: no such thing"
+    assert (tmp_path / two_points[0].hash).read_text() == "0"
+
+
+def test_of_a_job_of_many_only_what_failed_is_reported_and_what_was_lost_done_again(
+    two_points, tmp_path, monkeypatch
+):
+    a, b = two_points
+    fails = "finish(folders[0]); print(hashes[1] + ': the loss is not finite'); sys.exit(1)"
+    acts(monkeypatch, fails)
+    ended = outcomes_of([[a, b]], tmp_path, workers.LocalWorkers(1))
+    assert ended[a.hash].result
+    assert ended[b.hash].error == "the loss is not finite"
+    acts(monkeypatch, "finish(folders[0])\nif len(folders) > 1: os.kill(os.getpid(), 9)")
+    workdir = tmp_path / "other"
+    workdir.mkdir()
+    ended = outcomes_of([[a, b]], workdir, workers.LocalWorkers(1))
+    assert ended[a.hash].result
+    assert ended[b.hash].result
+    assert (workdir / b.hash).read_text() == "0"  # alone, since the other was finished
+
+
+@pytest.mark.skipif(not hasattr(jobs.os, "sched_setaffinity"), reason="no pinning on this system")
+def test_local_workers_are_pinned_and_gpus_shared_out(tmp_path):
+    code = (
+        "import os; print(sorted(os.sched_getaffinity(0)), os.environ.get('CUDA_VISIBLE_DEVICES'))"
     )
-    code = f"""
-from experiments import config, sweep
-for path in {list(cases)}:
-    try:
-        sweep.load_points(path)
-    except config.ConfigError as error:
-        print(error)
-points = sweep.load_points("configs/sweeps/annealing.py:digits", num_steps=700)
-print(len(points), {{p.fields["num_steps"] for p in points}}, sweep.swept(points))
-"""
-    ended = subprocess.run(
-        [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True
+    cores = sorted(jobs.os.sched_getaffinity(0))
+
+    def said(place, number):
+        logs = [tmp_path / f"{place.number}-{i}" for i in range(number)]
+        running = [place.start([sys.executable, "-c", code], log, {}) for log in logs]
+        for one in running:
+            one.wait()
+            assert one.poll() == 0
+        return [log.read_text().strip() for log in logs]
+
+    affinities = [line.rpartition(" ")[0] for line in said(workers.LocalWorkers(2), 2)]
+    assert affinities == [f"[{cores[i % len(cores)]}]" for i in range(2)]
+    assert said(workers.LocalWorkers(1), 1)[0].startswith(str(cores))
+    on_gpus = said(workers.LocalWorkers(3, ("4", "7")), 3)
+    assert on_gpus == [f"{cores} {gpu}" for gpu in ("4", "7", "4")]
+
+
+def test_interrupted_jobs_are_asked_to_save_and_waited_for(two_points, tmp_path, monkeypatch):
+    acts(
+        monkeypatch,
+        """
+import time
+def save(*_):
+    time.sleep(0.3)
+    (Path(folders[0]).parent / "saved").write_text("saved")
+    sys.exit(130)
+Path(folders[0]).parent.mkdir(parents=True, exist_ok=True)
+signal.signal(signal.SIGINT, save)
+count.with_name("ready").write_text("")
+time.sleep(60)
+""",
     )
-    *lines, last = ended.stdout.splitlines()
-    assert len(lines) == len(cases)
-    for line, told in zip(lines, cases.values(), strict=True):
-        with pytest.raises(ConfigError, match=told):
-            raise ConfigError(line)
-    axes = ["temperature.rate", "temperature.update_every", "temperature.floor", "seed"]
-    assert last == f"24 {{700}} {axes}"
+
+    def press():
+        while not (tmp_path / "ready").exists():
+            pass
+        jobs.signal.raise_signal(jobs.signal.SIGTERM)
+
+    # The handler runs in the main thread, wherever the signal was raised.
+    threading.Thread(target=press).start()
+    with pytest.raises(KeyboardInterrupt):
+        outcomes_of([[two_points[0]]], tmp_path, workers.LocalWorkers(1))
+    assert (tmp_path / "points" / "saved").read_text() == "saved"
+
+
+class FakeRay(types.ModuleType):
+    """What RayWorkers uses of Ray, on threads: a real cluster would listen on the network."""
+
+    class RayError(Exception):
+        pass
+
+    def __init__(self, resources):
+        super().__init__("ray")
+        self.exceptions = types.SimpleNamespace(RayError=self.RayError)
+        self.resources, self.lost, self.options = resources, 0, None
+
+    def init(self, **_):
+        pass
+
+    def cluster_resources(self):
+        return self.resources
+
+    def remote(self, **options):
+        self.options = options
+
+        def decorate(function):
+            def start(*arguments):
+                task = types.SimpleNamespace(value=None)
+
+                def work():
+                    task.value = function(*arguments)
+
+                task.thread = threading.Thread(target=work)
+                task.thread.start()
+                return task
+
+            return types.SimpleNamespace(remote=start)
+
+        return decorate
+
+    def wait(self, tasks, timeout=None):
+        for task in tasks:
+            task.thread.join(timeout)
+        return [task for task in tasks if not task.thread.is_alive()], []
+
+    def get(self, task):
+        if self.lost:
+            self.lost -= 1
+            raise self.RayError("the worker died")
+        return task.value
+
+
+def test_ray_runs_jobs_and_a_lost_worker_s_point_again(two_points, tmp_path, monkeypatch, capsys):
+    ray = FakeRay({"CPU": 3.0})
+    monkeypatch.setitem(sys.modules, "ray", ray)
+    place = workers.RayWorkers()
+    assert (place.number, ray.options["num_gpus"]) == (3, 0)
+    acts(monkeypatch, "attempt and finish(folders[0])")
+    ray.lost = 1
+    ended = outcomes_of([[two_points[0]]], tmp_path, place)
+    assert ended[two_points[0].hash].result
+    assert "was killed (signal 9); it is started again" in capsys.readouterr().err
+    assert place.free == 3
+    acts(monkeypatch, "print('error: so it is'); sys.exit(3)")
+    ended = outcomes_of([[two_points[1]]], tmp_path, place)
+    assert ended[two_points[1].hash].error == "error: so it is"
+    monkeypatch.setitem(sys.modules, "ray", FakeRay({"CPU": 64.0, "GPU": 2.0}))
+    assert workers.RayWorkers().number == 2
+
+
+# --- the command ---
 
 
 @pytest.mark.slow
-def test_a_sweep_runs_its_points_reports_a_failed_one_and_skips_what_is_finished(tmp_path):
+@pytest.mark.parametrize("options", [("--workers=2",), ("--backend=here", "--together=3")])
+def test_a_sweep_runs_its_points_reports_a_failed_one_and_skips_what_is_finished(options, tmp_path):
     dying = {"temperature.rate": 100.0, "temperature.floor": 1e-60, "temperature.update_every": 20}
-    path = write_sweep(tmp_path, [{"seed": 0}, {"seed": 1}, dying])
-    options = (f"--sweep={path}", f"--workdir={tmp_path / 'run'}", "--workers=2")
+    listed = [
+        point | {"temperature.update_every": 20} for point in ({"seed": 0}, {"seed": 1}, dying)
+    ]
+    path = write_sweep(tmp_path, listed)
+    options = (f"--sweep={path}", f"--workdir={tmp_path / 'run'}", *options)
     first = command(*options)
     assert first.returncode == 1
     assert "Warning" not in first.stderr
-    assert first.stderr.splitlines()[-1].startswith("1 of 3 points failed; logs in ")
+    assert first.stderr.splitlines()[-1].startswith("1 points failed; logs in ")
     with (tmp_path / "run" / "sweep.csv").open() as file:
         rows = list(csv.DictReader(file))
     assert len(rows) == 3

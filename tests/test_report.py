@@ -1,0 +1,112 @@
+"""The report: what validation chose beside the paper's curve at the same step."""
+
+import csv
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import matplotlib.image
+import pytest
+
+ROOT = Path(__file__).parent.parent
+CONFIG = {
+    "task": "vae", "model.num_classes": 10, "objective": "elbo", "temperature.rate": 1e-4,
+    "num_samples": 0, "data.dir": "/somewhere/secret",
+}  # fmt: skip
+
+
+def write_run(sweep, name, estimator, rate, seed, valid, test, steps=50_000, **changes):
+    """The folder of a finished run; test None: a pilot."""
+    folder = sweep / "points" / name
+    folder.mkdir(parents=True)
+    config = CONFIG | {"estimator": estimator, "optimizer.learning_rate": rate, "seed": seed}
+    result = {"valid_nll_m100": valid, "steps": steps, "config_hash": name}
+    result |= {} if test is None else {"test_nll_m1000": test}
+    rows = [
+        {"step": at, "loss": 120.0, "valid_nll_m100": valid, "curve_nll_m1000": curve}
+        for at, curve in ((steps // 2, 113.0), (steps, 111.0))
+    ]
+    (folder / "config.json").write_text(json.dumps(config | changes))
+    (folder / "result.json").write_text(json.dumps(result))
+    (folder / "provenance.json").write_text(json.dumps([{"command": "python -m ..."}]))
+    text = "".join(json.dumps(row) + "\n" for row in [{"step": 1, "loss": 200.0}, *rows])
+    (folder / "metrics.jsonl").write_text(text)
+
+
+def report(*options):
+    return subprocess.run(
+        [sys.executable, "-m", "experiments.report", *options],
+        cwd=ROOT, capture_output=True, text=True, check=False,
+    )  # fmt: skip
+
+
+def read(path):
+    with path.open() as file:
+        return list(csv.DictReader(file))
+
+
+@pytest.fixture(scope="module")
+def written(tmp_path_factory):
+    sweep = tmp_path_factory.mktemp("sweep")
+    # By validation the first rate, though the second one's test bound is lower.
+    write_run(sweep, "a", "gumbel_softmax", 1e-3, 0, 110.0, 108.0)
+    write_run(sweep, "b", "gumbel_softmax", 1e-3, 1, 111.0, 109.0)
+    write_run(sweep, "c", "gumbel_softmax", 3e-3, 0, 112.0, 100.0)
+    write_run(sweep, "d", "gumbel_softmax", 3e-3, 1, 112.0, 100.0)
+    write_run(sweep, "e", "score_function", 1e-3, 0, 120.0, 119.0)
+    write_run(sweep, "f", "reinmax", 1e-3, 0, 109.0, 107.5)
+    write_run(sweep, "p", "darn", 1e-3, 0, 99.0, None, steps=100)
+    write_run(sweep, "g", "gumbel_softmax", 1e-3, 0, 62.0, 59.0, task="sbn")
+    ended = report(f"--runs={sweep}", f"--out={sweep / 'out'}")
+    assert ended.returncode == 0, ended.stderr
+    return sweep / "out", ended.stdout
+
+
+def test_validation_chooses_and_the_test_bound_stands_beside_the_paper_s_at_that_step(written):
+    out, _ = written
+    rows = {(row["task"], row["estimator"]): row for row in read(out / "table1.csv")}
+    assert len(rows) == 4
+    row = rows["cat_vae", "gumbel_softmax"]
+    assert (row["learning_rate"], row["seeds"], row["steps"]) == ("0.001", "2", "50000")
+    assert float(row["test_nats"]) == 108.5
+    assert float(row["valid_nats"]) == 110.5
+    assert float(row["stderr"]) == 0.5
+    assert float(row["paper_nats"]) == pytest.approx(106.65)  # its curve at 50,000
+    assert row["config_hash"] == "a"
+    one_seed = rows["cat_vae", "score_function"]
+    assert one_seed["stderr"] == ""
+    assert float(one_seed["paper_nats"]) == pytest.approx(120.17)
+    assert rows["cat_vae", "reinmax"]["paper_nats"] == ""
+    assert float(rows["cat_sbn", "gumbel_softmax"]["paper_nats"]) == pytest.approx(65.51)
+
+
+def test_curves_end_in_the_result_and_pilots_are_kept_apart(written):
+    out, _ = written
+    of_a = [r for r in read(out / "curves.csv") if r["estimator"] == "reinmax"]
+    assert [(r["step"], float(r["test_nats"])) for r in of_a] == [
+        ("25000", 109.5),
+        ("50000", 107.5),
+    ]
+    (pilot,) = read(out / "pilots.csv")
+    assert (pilot["estimator"], pilot["valid_nats"], pilot["steps"]) == ("darn", "99.0", "100")
+
+
+def test_the_table_is_printed_and_provenance_kept_without_places(written):
+    out, printed = written
+    assert "| `gumbel_softmax` |  | **59.00** (65.5) |  | 108.50 ± 0.50 (106.7) |" in printed
+    assert "| `reinmax` |  |  |  | **107.50** |" in printed
+    assert (out / "table1.md").read_text().strip() in printed
+    about = json.loads((out / "table1.json").read_text())
+    assert set(about["runs"]) == {"a", "e", "f", "g"}
+    assert about["runs"]["a"]["seeds"].keys() == {"0", "1"}
+    assert "secret" not in (out / "table1.json").read_text()
+    for name in ("figure3", "figure4"):
+        assert matplotlib.image.imread(out / f"{name}.png")[..., :3].std() > 0.01
+
+
+def test_folders_that_cannot_serve_are_told_in_one_line(tmp_path):
+    ended = report(f"--runs={tmp_path}")
+    assert ended.returncode == 1
+    assert "holds no finished runs of a sweep" in ended.stderr
+    assert "Traceback" not in ended.stderr
