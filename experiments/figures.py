@@ -35,8 +35,11 @@ ESTIMATOR_COLOURS = {
     "gumbel_rao": "#17becf",
     "reinmax": "#1b7837",
     "gapped_straight_through": "#9a9a2e",
+    # Objectives, which have a gradient of their own.
+    "vimco": "#e6a0c4",
+    "iwae": "#5e4fa2",
 }
-"""One colour per estimator in every figure of the project."""
+"""One colour per estimator, and multi-sample objective, in every figure of the project."""
 
 
 def _save(figure: plt.Figure, path: Path) -> Path:

@@ -188,3 +188,20 @@ def test_a_number_of_layers_that_cannot_be_is_refused(layers):
 def test_the_temperature_is_the_paper_s_throughout():
     task = tasks.settings(sbn())
     assert (task["temperature_initial"], task["temperature_rate"]) == (1.0, 0.0)
+
+
+@over_shapes
+def test_units_of_minus_and_plus_one_span_the_same_functions(shape):
+    """Halve each kernel that reads latents, add its column sums to the bias: the same loss."""
+    model, params = make(*shape)
+    other = model.clone(units="plus_minus_one")
+
+    def moved(dense):
+        kernel = dense["kernel"] / 2
+        return {"kernel": kernel, "bias": dense["bias"] + kernel.sum(axis=0)}
+
+    readers = {name: {"Dense_0": moved(params[name]["Dense_0"])} for name in ("maps_1", "decoder")}
+    np.testing.assert_allclose(
+        exact_loss(other, params | readers), exact_loss(model, params), rtol=1e-5
+    )
+    assert abs(exact_loss(other, params) - exact_loss(model, params)) > 0.01
