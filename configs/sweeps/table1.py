@@ -11,13 +11,13 @@ temperature takes 69,000 steps to reach its floor.
 
 from configs.sweeps import grid
 
-PILOT = ("optimizer.learning_rate", "slope.initial")
+PILOT = ("optimizer.learning_rate", "slope.initial", "kl", "signal.normalize")
 
 # Of Adam. NOTE(paper): its grid, 1e-5 to 3e-3, is of SGD.
 LEARNING_RATES = (1e-3, 3e-3)
 
-# NOTE(paper): variance normalisation is "necessary" for these. It divides the whole signal, which
-# therefore holds the VAE's KL term too.
+# NOTE(paper): variance normalisation is "necessary" for these, with its SGD. It divides the whole
+# signal, which must then hold the VAE's KL term too; with Adam, neither is tried as well.
 SIGNALLED = ("score_function", "darn", "muprop")
 OTHERS = ("straight_through", "gumbel_softmax", "st_gumbel_softmax")
 # NOTE(paper): it does not say how the slope rises. Here to twice or one and a half times its start
@@ -47,6 +47,7 @@ def get_sweep(dataset: str = "mnist"):
         points += grid(sbn, {"estimator": OTHERS, **protocol})
         points += grid(sbn, {**SLOPE, **protocol})
         points += grid(vae, {"kl": ("sampled",), **signalled})
+        points += grid(vae, {"estimator": SIGNALLED, "kl": ("analytic",), **protocol})
         points += grid(vae, {"estimator": OTHERS, "temperature.rate": (1e-4,), **protocol})
         points += grid(vae, {**SLOPE, **protocol})
         points += grid(vae, {"estimator": ANNEALED, "temperature.rate": (1e-5,), **protocol})
