@@ -61,11 +61,12 @@ def load_sweep(named: str, num_steps: int = 0) -> Sweep:
     for number, overrides in enumerate(listed, 1):
         try:
             point = resolve(overrides | ({"num_steps": num_steps} if num_steps else {}))
-            for name in pilot:
-                _check_field(point.config, name)
         except (ConfigError, TypeError, KeyError) as error:
             raise ConfigError(f"point {number} of {path}: {error}") from None
         points.setdefault(point.hash, point)
+    for name in pilot:
+        if all(point.field(name) is None for point in points.values()):
+            raise ConfigError(f"PILOT of {path}: no config of its points has the field {name!r}")
     return Sweep(list(points.values()), pilot)
 
 

@@ -60,7 +60,7 @@ def test_sweep_files_and_points_that_cannot_serve_are_told_in_one_line(tmp_path,
     told(path, "point 2 of .*: config.estimator must be one of exact")
     told(write_sweep(tmp_path, []), "returns no points")
     path.write_text("PILOT = ('lr',)\n" + write_sweep(tmp_path, [{}]).read_text())
-    told(path, "the config has no field 'lr'")
+    told(path, "PILOT of .*: no config of its points has the field 'lr'")
     path.write_text("def get_sweep():\n    return 1 / 0\n")
     told(path, "raises ZeroDivisionError: division by zero")
     path.write_text("")
