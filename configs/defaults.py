@@ -12,6 +12,7 @@ def vae(dataset: str) -> ConfigDict:
     config.objective = "elbo"
     # The KL term: analytic, relaxed_log_mass, relaxed_density or sampled (gsm.objectives.vae_loss).
     config.kl = "analytic"
+    _linear_maps(config.model)
     config.model.hidden_sizes = ()  # of the encoder, mirrored in the decoder; () is linear
     config.model.prior = "learned"  # or "uniform"
     return config
@@ -21,12 +22,37 @@ def sbn(dataset: str) -> ConfigDict:
     """Structured prediction of Jang et al. 2017, section 4.1: the lower half from the upper."""
     config = _common(dataset)
     config.task = "sbn"
+    _linear_maps(config.model)
     config.model.num_layers = 2  # of latents, with linear maps between them
     config.temperature.rate = 0.0  # the paper's temperature is 1 throughout
     return config
 
 
-TASKS = {"vae": vae, "sbn": sbn}
+def semisupervised(dataset: str) -> ConfigDict:
+    """Semi-supervised classification of Jang et al. 2017, section 4.3."""
+    config = _common(dataset)
+    config.task = "semisupervised"
+    config.alpha = 1.0  # weight of the classification loss of labelled images
+    config.labels = labels = ConfigDict()
+    labels.number = 100  # labelled images, as many of each class
+    labels.seed = 0  # of their choice
+    config.data.binarization = "dynamic"
+    config.model.num_latents = 1  # the class
+    config.model.style_size = 32  # of the Gaussian z
+    config.temperature.rate = 3e-5
+    config.temperature.update_every = 2_000
+    config.evaluation.valid_samples = 1
+    config.evaluation.test_samples = 1
+    return config
+
+
+TASKS = {"vae": vae, "sbn": sbn, "semisupervised": semisupervised}
+
+
+def _linear_maps(model: ConfigDict) -> None:
+    """What maps of pixels and latents without hidden layers add to a model."""
+    model.units = "zero_one"  # how maps read the latents, or "plus_minus_one": as 2 z - 1
+    model.center_inputs = True  # subtract the mean training image before the first map
 
 
 def _common(dataset: str) -> ConfigDict:
@@ -51,8 +77,6 @@ def _common(dataset: str) -> ConfigDict:
     config.model = model = ConfigDict()
     model.num_latents = 20
     model.num_classes = 10  # of each latent; 2 makes Bernoulli units with one logit
-    model.units = "zero_one"  # how maps read the latents, or "plus_minus_one": as 2 z - 1
-    model.center_inputs = True  # subtract the mean training image before the first map
     model.init_output_bias = True  # start the pixel logits at the mean training image
 
     config.optimizer = optimizer = ConfigDict()

@@ -7,7 +7,7 @@ import importlib.util
 import json
 import re
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from types import ModuleType
 from typing import Any, cast
@@ -226,6 +226,12 @@ def check(config: ConfigDict) -> ConfigDict:
         if name in known:  # not every task has all of them
             require_one_of(name, choices)
 
+    if task == "semisupervised":
+        require("alpha", 0 <= config.alpha < float("inf"), "0 or more and finite")
+        require("model.num_latents", config.model.num_latents == 1, "1: the class")
+        for name in ("labels.number", "model.style_size"):
+            require(name, 1 <= known[name] < 2**31, "between 1 and 2^31 - 1")
+        require("labels.seed", 0 <= config.labels.seed < 2**32, "between 0 and 2^32 - 1")
     if task == "sbn":
         require("model.num_layers", 1 <= config.model.num_layers <= 100, "between 1 and 100")
     for name in (
@@ -319,6 +325,19 @@ def _check_vae(config: ConfigDict) -> str:
             f"analytic, relaxed_log_mass or relaxed_density"
         )
     return config.objective
+
+
+def from_fields(values: Mapping[str, Any]) -> ConfigDict:
+    """The checked config of a run from its flat fields, as they stand in its config.json."""
+    config = defaults.TASKS[values["task"]](values["data.name"])
+    known = dict(fields(config))
+    config.update_from_flattened_dict(
+        {
+            name: tuple(value) if isinstance(known.get(name), tuple) else value
+            for name, value in values.items()
+        }
+    )
+    return check(config)
 
 
 def identity(config: ConfigDict) -> dict[str, Any]:

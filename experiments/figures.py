@@ -173,6 +173,12 @@ def completions(originals: np.ndarray, predicted: np.ndarray, path: Path) -> Pat
     return _save(_show_tiles(_tiles(rows, len(originals)), title, labels), path)
 
 
+def analogies(images: np.ndarray, path: Path) -> Path:
+    """Generated images ``[styles, classes, d]``: a style in each row, a class in each column."""
+    sheet = _tiles(images.reshape(-1, images.shape[-1]), images.shape[1])
+    return _save(_show_tiles(sheet, "One style a row, one class a column"), path)
+
+
 def draw_run(
     rows: Sequence[Mapping[str, Any]],
     result: Mapping[str, Any],
@@ -184,6 +190,8 @@ def draw_run(
     if "completions" in pictures:
         path = folder / "completions.png"
         paths.append(completions(pictures["originals"], pictures["completions"], path))
+    if "analogies" in pictures:
+        paths.append(analogies(pictures["analogies"], folder / "analogies.png"))
     if "reconstructions" in pictures:
         path = folder / "reconstructions.png"
         paths.append(reconstructions(pictures["originals"], pictures["reconstructions"], path))

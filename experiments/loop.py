@@ -19,7 +19,7 @@ from jax import random
 from ml_collections import ConfigDict
 
 from experiments import config as configuration
-from experiments import tasks
+from experiments import rundir, tasks
 from experiments.console import Progress, StopRequest, say
 from experiments.rundir import Events, RunDir, RunDirError
 from gsm import data, training
@@ -79,6 +79,8 @@ def train_together(
     shared: tasks.Task | None = None
     with contextlib.ExitStack() as stack:
         for place, (config, workdir) in enumerate(zip(configs, workdirs, strict=True)):
+            # Before its folder, too: what the data cannot serve leaves none behind.
+            shared = task = tasks.build(config, dataset, shared)
             try:
                 identity, fields = configuration.identity(config), configuration.fields(config)
                 run = stack.enter_context(RunDir(workdir, identity, dict(fields)))
@@ -87,7 +89,6 @@ def train_together(
                         "again")  # fmt: skip
                     outcomes[place] = result
                     continue
-                shared = task = tasks.build(config, dataset, shared)
                 members.append(stack.enter_context(_Member(place, config, task, run)))
             except RunDirError as error:
                 outcomes[place] = error
@@ -224,6 +225,20 @@ def _interval(
     return [jax.tree.map(operator.itemgetter(i), (state, losses)) for i in range(len(states))]
 
 
+def trained(workdir: Path) -> tuple[tasks.Task, Any]:
+    """The task of a run and the parameters that it kept, its folder untouched.
+
+    Raises:
+      DataError, RunDirError, ConfigError: the data or the folder cannot serve.
+    """
+    config = configuration.from_fields(rundir.read_config(workdir))
+    task = tasks.build(config, data.load(config.data.name, config.data.dir or None))
+    state = training.init_state(task.program, random.key(config.seed))
+    best = {"params": state.params, "step": jnp.int32(0), "bound": jnp.float32(jnp.inf)}
+    kept = rundir.read_checkpoint(workdir, {"state": state._asdict(), "best": best})
+    return task, kept["best" if config.keep == "best" else "state"]["params"]
+
+
 def _scan_length(config: ConfigDict, step: int) -> int:
     """Steps from ``step`` to the next row: no scan crosses a logging or an evaluation step."""
     ends = [(step // every + 1) * every for every in (config.log_every, config.eval_every)]
@@ -277,47 +292,57 @@ def _validate(
     bound = _negative_bound(task, state.params, task.valid, _KEY_VALID, samples)
     if not np.isfinite(bound):  # steps of finite loss can break the parameters
         raise _non_finite(run, "validation bound", int(state.step), bound)
-    measures = task.measures(state.params, task.valid)
-    means = {
-        f"valid_{name}": float(np.asarray(values).mean(dtype=np.float64))
-        for name, values in measures.items()
-    }
+    means = _means(task, state.params, task.valid, "valid")
     row = {_valid(config): bound, **means}
     if number := config.evaluation.curve_images:
         samples = config.evaluation.test_samples
-        images = evenly_spaced(task.test, number)
+        examples = evenly_spaced(task.test, number)
         row[f"curve_nll_m{samples}"] = _negative_bound(
-            task, state.params, images, _KEY_TEST, samples
+            task, state.params, examples, _KEY_TEST, samples
         )
     return row
 
 
-def evenly_spaced(images: jax.Array, number: int) -> jax.Array:
-    """``number`` images, or all that there are, of a set that may be sorted by class."""
-    number = min(number, len(images))
-    return images[np.arange(number) * len(images) // number]
+def _means(task: tasks.Task, params: Any, examples: Any, split: str) -> dict[str, float]:
+    """Means of what else the task measures."""
+    return {
+        f"{split}_{name}": float(np.asarray(values).mean(dtype=np.float64))
+        for name, values in task.measures(params, examples).items()
+    }
+
+
+def evenly_spaced(examples: Any, number: int) -> Any:
+    """``number`` examples, or all that there are, of a set that may be sorted by class."""
+    size = _size(examples)
+    number = min(number, size)
+    rows = np.arange(number) * size // number
+    return jax.tree.map(lambda x: x[rows], examples)
+
+
+def _size(examples: Any) -> int:
+    return len(jax.tree.leaves(examples)[0])
 
 
 def _negative_bound(
     task: tasks.Task,
     params: Any,
-    images: jax.Array,
+    examples: Any,
     key: int,
     num_samples: int,
     stop: StopRequest | None = None,
 ) -> float:
     """Mean of the negative multi-sample bound over a data set, in nats per image."""
     bounds, start = [], time.monotonic()
-    calls = -(-len(images) // _IMAGES_PER_CALL)
+    calls = -(-_size(examples) // _IMAGES_PER_CALL)
     for call in range(calls):
         first = call * _IMAGES_PER_CALL
-        piece = images[first : first + _IMAGES_PER_CALL]
+        piece = jax.tree.map(lambda x: x[first : first + _IMAGES_PER_CALL], examples)  # noqa: B023
         bounds.append(np.asarray(task.bounds(params, random.key(key), piece, first, num_samples)))
         if stop is not None and stop.made:
             raise Interrupted
         if stop is not None and call == 1:  # the first call compiles
             left = (time.monotonic() - start) * (calls - 2)
-            say(f"bound of {len(images):,} images, m = {num_samples:,}: about {left:.0f} s")
+            say(f"bound of {_size(examples):,} images, m = {num_samples:,}: about {left:.0f} s")
         if call == 0:
             start = time.monotonic()
     return -float(np.concatenate(bounds).mean(dtype=np.float64))
@@ -338,6 +363,7 @@ def _finish(member: _Member, stop: StopRequest) -> dict[str, Any]:
             tested[f"test_nll_m{samples}"] = _negative_bound(
                 task, chosen["params"], task.test, _KEY_TEST, samples, stop
             )
+            tested |= _means(task, chosen["params"], task.test, "test")
     except Interrupted:
         raise _interrupted(config.num_steps) from None
     test_seconds = time.perf_counter() - start

@@ -208,19 +208,7 @@ class RunDir:
         Raises:
           RunDirError: the checkpoint does not have that form, or cannot be read.
         """
-        import orbax.checkpoint as ocp
-
-        step = self.latest_step()
-        template = jax.eval_shape(lambda: like)
-        try:
-            return self._checkpoints().restore(step, args=ocp.args.StandardRestore(template))
-        except Exception as error:  # orbax raises many kinds, some of them plain Exception
-            place = self.path / "checkpoints" / str(step)
-            reason = " ".join(str(error).split())[:100]
-            raise RunDirError(
-                f"cannot read the checkpoint {place}; remove it to go on from the one before "
-                f"({type(error).__name__}: {reason})"
-            ) from None
+        return _restore(self._checkpoints(), self.path, like)
 
     def close(self) -> None:
         """Wait until what was saved is on disk, and let another process have the folder."""
@@ -231,6 +219,54 @@ class RunDir:
         if self._lock is not None:
             self._lock.close()
             self._lock = None
+
+
+def read_config(path: Path) -> dict[str, Any]:
+    """The config of a run, flat, without touching its folder.
+
+    Raises:
+      RunDirError: there is none, or it is damaged.
+    """
+    try:
+        return json.loads((path / "config.json").read_text())
+    except OSError:
+        raise RunDirError(f"{path} is not the folder of a run: it has no config.json") from None
+    except ValueError as error:
+        raise RunDirError(f"{path / 'config.json'} is damaged ({error})") from None
+
+
+def read_checkpoint(path: Path, like: Any) -> Any:
+    """The last checkpoint of a run as a pytree of the form of ``like``, its folder untouched.
+
+    Raises:
+      RunDirError: there is no checkpoint, it does not have that form, or it cannot be read.
+    """
+    import orbax.checkpoint as ocp
+
+    folder = path / "checkpoints"
+    if not folder.is_dir():
+        raise RunDirError(f"{path} has no checkpoint yet")
+    options = ocp.CheckpointManagerOptions(read_only=True)
+    with ocp.CheckpointManager(folder.absolute(), options=options) as manager:
+        if manager.latest_step() is None:
+            raise RunDirError(f"{path} has no checkpoint yet")
+        return _restore(manager, path, like)
+
+
+def _restore(manager: Any, path: Path, like: Any) -> Any:
+    import orbax.checkpoint as ocp
+
+    step = manager.latest_step()
+    template = jax.eval_shape(lambda: like)
+    try:
+        return manager.restore(step, args=ocp.args.StandardRestore(template))
+    except Exception as error:  # orbax raises many kinds, some of them plain Exception
+        place = path / "checkpoints" / str(step)
+        reason = " ".join(str(error).split())[:100]
+        raise RunDirError(
+            f"cannot read the checkpoint {place}; remove it to go on from the one before "
+            f"({type(error).__name__}: {reason})"
+        ) from None
 
 
 def _lock(path: Path) -> IO[str] | None:

@@ -37,14 +37,16 @@ class Task(NamedTuple):
     program: training.Program
     settings: dict[str, jax.Array]
     """The float hyperparameters that a sweep may trace."""
-    train: jax.Array
-    """Stored training examples, uint8, on the device once."""
-    valid: jax.Array
-    test: jax.Array
+    train: Any
+    """Stored training examples, uint8, on the device once; arrays, or dicts of them."""
+    valid: Any
+    test: Any
     bounds: Callable[..., jax.Array]
-    """``bounds(params, key, images, first, num_samples=m) -> [b]``, nats of each image; jitted."""
+    """``bounds(params, key, examples, first, num_samples=m) -> [b]``, nats of each; jitted."""
     measures: Callable[..., dict[str, jax.Array]]
-    """``measures(params, images) -> {name: [b]}``, what else is worth a log; jitted."""
+    """``measures(params, examples) -> {name: [b]}``, what else is worth a log; jitted."""
+    classify: Callable[..., jax.Array] | None
+    """``classify(params, images [b, d] in [0, 1]) -> [b, k]``, probabilities; jitted; or None."""
     learned_scalars: Callable[[Any], dict[str, float]]
     """The scalars among the estimator's learned parts, for the log."""
     pictures: Callable[..., dict[str, np.ndarray]]
@@ -65,18 +67,33 @@ class _Images(NamedTuple):
     """A stored held-out image to one for evaluation."""
 
 
-class _Model(NamedTuple):
-    """What differs from task to task; everything is of one image ``[d]``."""
+class _Examples(NamedTuple):
+    """What is stored of the data, and how it becomes what the functions of a task see."""
 
+    train: Any
+    valid: Any
+    test: Any
+    prepare: Callable[[jax.Array, Any], Any]
+    """``prepare(key, stored)``: a training example for the loss."""
+    to_float: Callable[[Any], Any]
+    """A held-out example for evaluation."""
+
+
+class _Model(NamedTuple):
+    """What differs from task to task; everything is of one example."""
+
+    examples: _Examples
     init: Callable[[jax.Array], tuple[Any, Any]]
     loss: Callable[..., jax.Array]
     learned_optimizer: optax.GradientTransformation
     log_weight: Callable[..., jax.Array]
     """``log_weight(params, key, x)``."""
     measures: Callable[..., dict[str, jax.Array]]
-    """``measures(params, x)``."""
+    """``measures(params, key, x)``."""
     pictures: Callable[..., dict[str, jax.Array]]
-    """``pictures(params, key, images)`` of test images."""
+    """``pictures(params, key, examples)`` of the test set."""
+    classify: Callable[..., jax.Array] | None = None
+    """``classify(params, x)``."""
 
 
 def build(config: ConfigDict, dataset: data.Dataset, shared: Task | None = None) -> Task:
@@ -88,13 +105,14 @@ def build(config: ConfigDict, dataset: data.Dataset, shared: Task | None = None)
       shared: a task of a config that differs in the seed and in SETTINGS only; its arrays and
         compiled functions then serve this one too.
     """
-    images = _images(config, dataset)
     hyperparams = functools.partial(_hyperparams, config.temperature.update_every)
+    images = _images(config, dataset)
     model = _MODELS[config.task](config, images, hyperparams(0, settings(config)))
+    examples = model.examples
     program = training.Program(
         init=model.init,
         loss=model.loss,
-        prepare=images.prepare,
+        prepare=examples.prepare,
         hyperparams=hyperparams,
         optimizer=_optimizer(config.optimizer),
         learned_optimizer=model.learned_optimizer,
@@ -104,29 +122,27 @@ def build(config: ConfigDict, dataset: data.Dataset, shared: Task | None = None)
     if shared is not None:
         program = shared.program._replace(init=program.init)
         return shared._replace(program=program, settings=of_config)
-    valid, test = (
-        jnp.asarray(split.images) for split in (images.held_out.valid, images.held_out.test)
+    train, valid, test = (
+        jax.tree.map(jnp.asarray, stored)
+        for stored in (examples.train, examples.valid, examples.test)
     )
     return Task(
         program=program,
         settings=of_config,
-        train=jnp.asarray(images.train.train.images),
+        train=train,
         valid=valid,
         test=test,
         bounds=functools.partial(jax.jit, static_argnames="num_samples")(
-            functools.partial(_bounds, model.log_weight, images.to_float)
+            functools.partial(_bounds, model.log_weight, examples.to_float)
         ),
-        measures=jax.jit(
-            lambda params, stored: jax.lax.map(
-                lambda x: model.measures(params, images.to_float(x)), stored, batch_size=1_000
-            )
-        ),
+        measures=jax.jit(functools.partial(_measures, model.measures, examples.to_float)),
+        classify=model.classify and jax.jit(jax.vmap(model.classify, (None, 0))),
         learned_scalars=lambda parts: {
             f"learned_{name}": float(value) for name, value in learned.summary(parts).items()
         },
         pictures=lambda params, key: {
             name: np.asarray(array)
-            for name, array in model.pictures(params, key, images.to_float(test)).items()
+            for name, array in model.pictures(params, key, examples.to_float(test)).items()
         },
     )
 
@@ -227,6 +243,14 @@ def _images(config: ConfigDict, dataset: data.Dataset) -> _Images:
     return _Images(train, held_out, mean, prepare, to_float)
 
 
+def _plain(images: _Images) -> _Examples:
+    """Examples that are images and nothing else."""
+    train, valid, test = (
+        split.images for split in (images.train.train, images.held_out.valid, images.held_out.test)
+    )
+    return _Examples(train, valid, test, images.prepare, images.to_float)
+
+
 def _center(config: ConfigDict, mean: np.ndarray) -> jax.Array | None:
     """What the first map subtracts from its pixels."""
     return jnp.asarray(mean, jnp.float32) if config.model.center_inputs else None
@@ -269,11 +293,12 @@ def _vae(config: ConfigDict, images: _Images, initial: Hyperparams) -> _Model:
         return objectives.vae_loss(model, params, key, x, estimator, hyperparams, config.kl)
 
     return _Model(
+        examples=_plain(images),
         init=init,
         loss=loss,
         learned_optimizer=parts.optimizer,
         log_weight=functools.partial(objectives.vae_log_weight, model),
-        measures=lambda params, x: {"rate": objectives.vae_rate(model, params, x)},
+        measures=lambda params, key, x: {"rate": objectives.vae_rate(model, params, x)},
         pictures=functools.partial(_vae_pictures, model),
     )
 
@@ -330,11 +355,12 @@ def _sbn(config: ConfigDict, images: _Images, initial: Hyperparams) -> _Model:
         return objectives.structured_log_weight(model, params, key, image[:half], image[half:])
 
     return _Model(
+        examples=_plain(images),
         init=init,
         loss=loss,
         learned_optimizer=parts[0].optimizer,  # it goes by names, in every layer alike
         log_weight=log_weight,
-        measures=lambda params, image: {},
+        measures=lambda params, key, image: {},
         pictures=functools.partial(_sbn_pictures, model, half),
     )
 
@@ -353,12 +379,100 @@ def _sbn_pictures(model, half, params, key, images) -> dict[str, jax.Array]:
     return {"originals": originals, "completions": predictions}
 
 
-_MODELS = {"vae": _vae, "sbn": _sbn}
+def _semisupervised(config: ConfigDict, images: _Images, initial: Hyperparams) -> _Model:
+    """An example is an unlabelled image with one of the labelled ones beside it."""
+    num_classes = config.model.num_classes
+    model = models.SemiSupervisedVAE(
+        num_pixels=images.mean.size,
+        num_classes=num_classes,
+        style_size=config.model.style_size,
+        output_bias=_output_bias(config, images.mean),
+    )
+    mean = jnp.asarray(images.mean, jnp.float32)
+    parts = _learned_parts(config, images.mean.size, initial)
+    train, held_out = images.train.train, images.held_out
+    chosen, labels = data.labelled_subset(
+        train.labels, config.labels.number, num_classes, config.labels.seed
+    )
+    labelled_images = jnp.asarray(train.images[chosen])
+    labelled_classes = jax.nn.one_hot(labels, num_classes)[:, None]
+    valid, test = (
+        {"image": split.images, "label": split.labels} for split in (held_out.valid, held_out.test)
+    )
+
+    def prepare(key, stored):
+        key_image, key_row, key_labelled = jax.random.split(key, 3)
+        row = jax.random.randint(key_row, (), 0, len(chosen))
+        return {
+            "image": images.prepare(key_image, stored),
+            "labelled_image": images.prepare(key_labelled, labelled_images[row]),
+            "label": labelled_classes[row],
+        }
+
+    def to_float(stored):
+        return stored | {"image": images.to_float(stored["image"])}
+
+    def init(key):
+        return model.init(key, mean)["params"], parts.init(jax.random.fold_in(key, 1))
+
+    def loss(params, learned, key, example, hyperparams):
+        key_unlabelled, key_labelled = jax.random.split(key)
+        x, labelled_x, y = (example[name] for name in ("image", "labelled_image", "label"))
+        estimator, hyperparams = parts.attach(learned, x - mean, hyperparams)
+        of_unlabelled = objectives.semisupervised_unlabelled_loss(
+            model, params, key_unlabelled, x, estimator, hyperparams
+        )
+        of_labelled = objectives.semisupervised_labelled_loss(
+            model, params, key_labelled, labelled_x, y
+        )
+        classification = objectives.semisupervised_classification_loss(model, params, labelled_x, y)
+        return of_unlabelled + of_labelled + config.alpha * classification
+
+    def measures(params, key, example):
+        x = example["image"]
+        probabilities = objectives.semisupervised_classify(model, params, x)
+        return {
+            "accuracy": (jnp.argmax(probabilities) == example["label"]).astype(jnp.float32),
+            "marginal_nll": -objectives.semisupervised_marginal_bound(model, params, key, x),
+        }
+
+    return _Model(
+        examples=_Examples(train.images, valid, test, prepare, to_float),
+        init=init,
+        loss=loss,
+        learned_optimizer=parts.optimizer,
+        log_weight=lambda params, key, example: objectives.semisupervised_log_weight(
+            model, params, key, example["image"]
+        ),
+        measures=measures,
+        pictures=functools.partial(_semisupervised_pictures, model),
+        classify=functools.partial(objectives.semisupervised_classify, model),
+    )
+
+
+def _semisupervised_pictures(model, params, key, examples) -> dict[str, jax.Array]:
+    """Images of all classes (columns) in a few styles (rows), drawn from the prior of z."""
+    styles = jax.random.normal(key, (6, model.style_size))
+    classes = jnp.eye(model.num_classes)[:, None]
+    draw = functools.partial(objectives.semisupervised_generate, model, params)
+    return {"analogies": jax.vmap(jax.vmap(draw, (0, None)), (None, 0))(classes, styles)}
+
+
+_MODELS = {"vae": _vae, "sbn": _sbn, "semisupervised": _semisupervised}
 TASKS = tuple(_MODELS)
 
 
 def _optimizer(config: ConfigDict) -> optax.GradientTransformation:
     return optax.scale_by_adam() if config.name == "adam" else optax.trace(config.momentum)
+
+
+def _measures(measures, to_float, params, stored):
+    """Of each example, with noise of its own that is the same whenever it is measured."""
+
+    def of_one(key, example):
+        return measures(params, key, to_float(example))
+
+    return evaluation.map_examples(of_one, jax.random.key(0), stored, at_once=100)
 
 
 def _bounds(log_weight, to_float, params, key, images, first, num_samples):

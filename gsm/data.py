@@ -156,6 +156,94 @@ def binarize(dataset: Dataset, method: str) -> Dataset:
 # ---------------------------------------------------------------------------------------- datasets
 
 
+def read_images(path: Path) -> np.ndarray:
+    """Images of 28x28 pixels from a file: IDX (also gzipped), NumPy's .npy, or PNG.
+
+    Args:
+      path: the file; one image or many, of integers from 0 to 255 or floats from 0 to 1.
+
+    Returns:
+      float32 [n, 784] in [0, 1].
+
+    Raises:
+      DataError: the file is missing, empty, or holds something else.
+    """
+    try:
+        content = path.read_bytes()
+    except OSError as error:
+        raise DataError(f"{path}: {error.strerror}") from None
+    if not content:
+        raise DataError(f"{path}: the file is empty")
+    try:
+        if content.startswith(b"\x93NUMPY"):
+            images = np.load(io.BytesIO(content), allow_pickle=False)
+        elif content.startswith(b"\x89PNG"):
+            from PIL import Image
+
+            with Image.open(io.BytesIO(content)) as image:
+                images = np.asarray(image.convert("L"))
+        elif content.startswith((b"\x1f\x8b", b"\0\0\x08")):
+            zipped = content.startswith(b"\x1f\x8b")
+            images = _parse_idx(content if zipped else gzip.compress(content, 0), None, str(path))
+        else:
+            raise DataError(f"{path}: neither IDX of bytes, nor .npy, nor PNG")
+    except DataError:
+        raise
+    except (ValueError, EOFError, OSError, SyntaxError) as error:  # NumPy's and Pillow's
+        raise DataError(f"{path}: {' '.join(str(error).split())}") from None
+    if images.shape in ((28, 28), (784,)):
+        images = images[None]
+    if images.shape[1:] not in ((28, 28), (784,)) or not len(images):
+        raise DataError(f"{path}: expected images of 28x28 pixels; found shape {images.shape}")
+    scale = 255 if np.issubdtype(images.dtype, np.integer) else 1
+    if not (np.issubdtype(images.dtype, np.number) and ((images >= 0) & (images <= scale)).all()):
+        raise DataError(f"{path}: expected integers from 0 to 255, or floats from 0 to 1")
+    return images.reshape(len(images), 784).astype(np.float32) / scale
+
+
+def labelled_subset(
+    labels: np.ndarray | None, num_labels: int, num_classes: int, seed: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """Positions and labels of as many examples of each class as of any other, drawn by a seed.
+
+    Args:
+      labels: classes of all examples, integers [n].
+      num_labels: how many examples to draw, a multiple of the number of classes.
+      num_classes: how many classes there are.
+      seed: of the draw, which depends on nothing else.
+
+    Returns:
+      Positions [num_labels], ascending, and their labels.
+
+    Raises:
+      DataError: there are no labels, other classes, or too few examples of one.
+    """
+    if labels is None:
+        raise DataError("this data set has no labels; use mnist, fashion_mnist, kmnist or digits")
+    counts = np.bincount(labels, minlength=num_classes)
+    if len(counts) > num_classes or not counts.all():
+        raise DataError(f"labels are of {np.count_nonzero(counts)} classes; expected {num_classes}")
+    each, rest = divmod(num_labels, num_classes)
+    if each == 0 or rest:
+        raise DataError(
+            f"num_labels must be a multiple of the {num_classes} classes, at least one of each; "
+            f"got {num_labels}"
+        )
+    if each > counts.min():
+        raise DataError(
+            f"num_labels = {num_labels} asks for {each} examples of each class; class "
+            f"{counts.argmin()} has {counts.min()}"
+        )
+    # The generator's words are the same on every version of NumPy; its methods need not be.
+    words = np.random.Philox(key=seed).random_raw(len(labels))
+    chosen = [
+        members[np.argsort(words[members], kind="stable")[:each]]
+        for members in (np.flatnonzero(labels == label) for label in range(num_classes))
+    ]
+    positions = np.sort(np.concatenate(chosen))
+    return positions, labels[positions]
+
+
 def _load_idx_dataset(name: str, data_dir: str | os.PathLike | None) -> Dataset:
     """MNIST, Fashion-MNIST or KMNIST, from four gzipped IDX files that TFDS registers."""
     folder = _dataset_folder(name, data_dir)
@@ -309,8 +397,8 @@ def _enlarge_digits(images: np.ndarray) -> np.ndarray:
 # ----------------------------------------------------------------------------------------- parsing
 
 
-def _parse_idx(content: bytes, shape: tuple[int, ...], source: str) -> np.ndarray:
-    """A gzipped IDX file of bytes as a read-only uint8 array of exactly the given shape.
+def _parse_idx(content: bytes, shape: tuple[int, ...] | None, source: str) -> np.ndarray:
+    """A gzipped IDX file of bytes as a read-only uint8 array of exactly the given shape, or any.
 
     Format: two zero bytes, the type (8: unsigned byte), the rank, the dimensions as big-endian
     32-bit integers, the data in C order. Source: http://yann.lecun.com/exdb/mnist/.
@@ -325,6 +413,8 @@ def _parse_idx(content: bytes, shape: tuple[int, ...], source: str) -> np.ndarra
     if len(raw) < header_bytes:
         raise DataError(f"{source}: the IDX header is cut off after {len(raw)} bytes")
     found = tuple(np.frombuffer(raw, dtype=">u4", count=raw[3], offset=4).tolist())
+    if shape is None:
+        shape = found
     if found != shape:
         raise DataError(f"{source}: expected shape {shape}, found {found}")
     if len(raw) - header_bytes != math.prod(shape):

@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from gsm import convolutions
 from gsm.distributions import two_class_logits
 
 PRIORS = ("learned", "uniform")
@@ -191,3 +192,128 @@ class StructuredNetwork(nn.Module):
         for layer in range(1, self.num_layers):
             z = jax.nn.softmax(self.next_logits(layer, z), axis=-1)
         return self.decode(z)
+
+
+class Convolution(nn.Module):
+    """``[h, w, i] -> [p, q, o]``, zeros around the image ("SAME"), with a bias.
+
+    Attributes:
+      channels: o.
+      size: side of the kernel.
+      stride: in both directions; the output's sides are the input's divided, or multiplied, by it.
+      transposed: whether it is the transposed convolution.
+    """
+
+    channels: int
+    size: int
+    stride: int = 1
+    transposed: bool = False
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "h w i"]) -> Float[Array, "p q o"]:
+        shape = (self.size, self.size, x.shape[-1], self.channels)
+        kernel = self.param("kernel", nn.initializers.lecun_normal(), shape)
+        bias = self.param("bias", nn.initializers.zeros, (self.channels,))
+        operation = convolutions.convolve_transposed if self.transposed else convolutions.convolve
+        return operation(x, kernel, self.stride) + bias[None, None]
+
+
+class ConvolutionalEncoder(nn.Module):
+    """Convolutions of halving size with ReLU, then a linear map (Jang et al. 2017, figure 7 a, b).
+
+    Attributes:
+      channels: of each convolution.
+      output_size: width of the output.
+    """
+
+    channels: Sequence[int]
+    output_size: int
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "h w i"]) -> Float[Array, " o"]:
+        for channels in self.channels:
+            x = nn.relu(Convolution(channels, size=5, stride=2)(x))
+        return nn.Dense(self.output_size)(x.reshape(-1))
+
+
+class ConvolutionalDecoder(nn.Module):
+    """A linear map to one pixel, transposed convolutions of doubling size, a linear map (7 c).
+
+    Attributes:
+      width: channels of the first pixel.
+      channels: of each transposed convolution.
+      output_size: width of the output.
+      output_bias: initial bias of the output.
+    """
+
+    width: int
+    channels: Sequence[int]
+    output_size: int
+    output_bias: Float[Array, " d"] | None = None
+
+    @nn.compact
+    def __call__(self, x: Float[Array, " i"]) -> Float[Array, " d"]:
+        x = nn.relu(nn.Dense(self.width)(x)).reshape(1, 1, self.width)
+        for channels in self.channels:
+            x = nn.relu(Convolution(channels, size=3, stride=2, transposed=True)(x))
+        return MLP((), self.output_size, self.output_bias)(x.reshape(-1))
+
+
+class SemiSupervisedVAE(nn.Module):
+    """A classifier ``q(y | x)``, an encoder ``q(z | x, y)`` and a decoder ``p(x | y, z)``.
+
+    The networks of Jang et al. 2017, appendix A, figure 7, on square images; z is a Gaussian with
+    a standard normal prior, y one categorical with a uniform one.
+
+    Attributes:
+      num_pixels: d, the square of the image's side.
+      num_classes: k.
+      style_size: width s of z.
+      channels: of the convolutions of classifier and encoder.
+      decoder_width: channels of the decoder's first pixel.
+      decoder_channels: of its transposed convolutions.
+      output_bias: initial bias of the pixel logits.
+    """
+
+    num_pixels: int
+    num_classes: int
+    style_size: int
+    channels: Sequence[int] = (32, 64, 128)
+    decoder_width: int = 64
+    decoder_channels: Sequence[int] = (128, 64, 32, 32)
+    output_bias: Float[Array, " d"] | None = None
+
+    def setup(self):
+        self.side = round(self.num_pixels**0.5)
+        self.classifier = ConvolutionalEncoder(self.channels, self.num_classes)
+        # NOTE(paper): "FC 32" is read as the width of each of mean and log-variance.
+        self.encoder = ConvolutionalEncoder(self.channels, 2 * self.style_size)
+        self.decoder = ConvolutionalDecoder(
+            self.decoder_width, self.decoder_channels, self.num_pixels, self.output_bias
+        )
+
+    def classify(self, x: Float[Array, " d"]) -> Float[Array, "1 k"]:
+        """Logits of the class of an image."""
+        return self.classifier(x.reshape(self.side, self.side, 1))[None]
+
+    def encode(
+        self, x: Float[Array, " d"], y: Float[Array, "1 k"]
+    ) -> tuple[Float[Array, " s"], Float[Array, " s"]]:
+        """Mean and logarithm of the variance of z, given an image and its class.
+
+        NOTE(paper): how the class joins the image is not said; here as k constant channels.
+        """
+        channels = jnp.broadcast_to(y, (self.side, self.side, self.num_classes))
+        image = x.reshape(self.side, self.side, 1)
+        mean, log_variance = jnp.split(self.encoder(jnp.concatenate([image, channels], -1)), 2)
+        return mean, log_variance
+
+    def decode(self, y: Float[Array, "1 k"], z: Float[Array, " s"]) -> Float[Array, " d"]:
+        """Pixel logits given a class and z."""
+        return self.decoder(jnp.concatenate([y[0], z]))
+
+    def __call__(self, x: Float[Array, " d"]) -> Float[Array, " d"]:
+        """Touch every parameter, for ``init``."""
+        y = jax.nn.softmax(self.classify(x), axis=-1)
+        mean, _ = self.encode(x, y)
+        return self.decode(y, mean)

@@ -14,7 +14,7 @@ from jaxtyping import Array, Float, Key
 
 from gsm import distributions, estimators
 from gsm.estimators import Estimator, Hyperparams
-from gsm.models import CategoricalVAE, StructuredNetwork
+from gsm.models import CategoricalVAE, SemiSupervisedVAE, StructuredNetwork
 
 KL_FORMS = ("analytic", "relaxed_log_mass", "relaxed_density", "sampled")
 
@@ -269,3 +269,117 @@ def structured_log_weight(
     same at m = 1 only).
     """
     return distributions.bernoulli_log_prob(y, structured_sample(model, params, key, x))
+
+
+# --- semi-supervised classification ----------------------------------------------------------
+
+
+def _semisupervised_cost(model, params, key, x, y) -> Float[Array, ""]:
+    """``-log p(x | y, z)`` at one reparameterised z, and ``KL[q(z | x, y) || p(z)]``, in nats."""
+    net = model.bind({"params": params})
+    mean, log_variance = net.encode(x, y)
+    z = mean + jnp.exp(log_variance / 2) * random.normal(key, mean.shape)
+    rate = 0.5 * jnp.sum(jnp.exp(log_variance) + mean**2 - 1 - log_variance)
+    return rate - distributions.bernoulli_log_prob(x, net.decode(y, z))
+
+
+def semisupervised_labelled_loss(
+    model: SemiSupervisedVAE,
+    params,
+    key: Key[Array, ""],
+    x: Float[Array, " d"],
+    y: Float[Array, "1 k"],
+) -> Float[Array, ""]:
+    """The negative evidence lower bound on ``log p(x, y)`` of an image and its class, in nats.
+
+    Args:
+      model: the networks.
+      params: their parameters.
+      key: random key.
+      x: binary image ``[d]``.
+      y: its class, one-hot.
+
+    Source: Jang et al. 2017, equation 8; Kingma et al. 2014, equation 6.
+    """
+    return _semisupervised_cost(model, params, key, x, y) + jnp.log(model.num_classes)
+
+
+def semisupervised_unlabelled_loss(
+    model: SemiSupervisedVAE,
+    params,
+    key: Key[Array, ""],
+    x: Float[Array, " d"],
+    estimator: Estimator,
+    hyperparams: Hyperparams,
+) -> Float[Array, ""]:
+    """Surrogate of the negative evidence lower bound on ``log p(x)`` of one image, in nats.
+
+    Args:
+      model: the networks.
+      params: their parameters.
+      key: random key.
+      x: binary image ``[d]``.
+      estimator: carries the gradient through the class; ``exact`` is marginalisation.
+      hyperparams: the estimator's.
+
+    Source: Jang et al. 2017, equations 9 and 10; Kingma et al. 2014, equation 7. Cost: one
+    evaluation of encoder and decoder for each evaluation of f.
+    """
+    key_class, key_style = random.split(key)
+    logits = model.bind({"params": params}).classify(x)
+
+    def cost(y):
+        # An estimator may evaluate this several times: with the same noise, which is sound.
+        return _semisupervised_cost(model, params, random.clone(key_style), x, y)
+
+    # KL[q(y | x) || p(y)] in closed form, whatever the estimator.
+    rate = distributions.kl_divergence(logits, jnp.zeros_like(logits))
+    return estimator(key_class, logits, cost, hyperparams) + rate
+
+
+def semisupervised_classification_loss(
+    model: SemiSupervisedVAE, params, x: Float[Array, " d"], y: Float[Array, "1 k"]
+) -> Float[Array, ""]:
+    """``-log q(y | x)`` of an image's class, in nats."""
+    return -distributions.log_prob(y, model.bind({"params": params}).classify(x))
+
+
+def semisupervised_log_weight(
+    model: SemiSupervisedVAE, params, key: Key[Array, ""], x: Float[Array, " d"]
+) -> Float[Array, ""]:
+    """``log p(x, y, z) - log q(y, z | x)`` in nats at one hard y and one z."""
+    net = model.bind({"params": params})
+    key_class, key_style = random.split(key)
+    logits = net.classify(x)
+    y = distributions.inverse_cdf(key_class, logits)
+    mean, log_variance = net.encode(x, y)
+    noise = random.normal(key_style, mean.shape)
+    z = mean + jnp.exp(log_variance / 2) * noise
+    log_ratio = 0.5 * jnp.sum(noise**2 + log_variance - z**2)  # log p(z) - log q(z | x, y)
+    log_ratio += distributions.log_prob_ratio(y, jnp.zeros_like(logits), logits)
+    return distributions.bernoulli_log_prob(x, net.decode(y, z)) + log_ratio
+
+
+def semisupervised_marginal_bound(
+    model: SemiSupervisedVAE, params, key: Key[Array, ""], x: Float[Array, " d"]
+) -> Float[Array, ""]:
+    """``-U(x)``: the bound on ``log p(x)`` of an image, y summed out, at one z for each class."""
+
+    def marginalise(key, logits, f, hyperparams):
+        return estimators.exact(logits, f)
+
+    return -semisupervised_unlabelled_loss(model, params, key, x, marginalise, Hyperparams())
+
+
+def semisupervised_classify(
+    model: SemiSupervisedVAE, params, x: Float[Array, " d"]
+) -> Float[Array, " k"]:
+    """Class probabilities ``q(y | x)`` of one image."""
+    return jax.nn.softmax(model.bind({"params": params}).classify(x), axis=-1)[0]
+
+
+def semisupervised_generate(
+    model: SemiSupervisedVAE, params, y: Float[Array, "1 k"], z: Float[Array, " s"]
+) -> Float[Array, " d"]:
+    """Pixel probabilities of the decoder given a class and a style."""
+    return jax.nn.sigmoid(model.bind({"params": params}).decode(y, z))

@@ -16,13 +16,14 @@ FLOORS = {
     "distributions": (set(), {"jax", "jaxtyping"}),
     "estimators": ({"distributions"}, {"jax", "jaxtyping", "numpy"}),
     "learned": ({"estimators", "models"}, {"jax", "jaxtyping", "optax"}),
+    "convolutions": (set(), {"jax", "jaxtyping"}),
     "diagnostics": (set(), {"jax", "jaxtyping", "numpy"}),
-    "models": ({"distributions"}, {"flax", "jax", "jaxtyping"}),
+    "models": ({"convolutions", "distributions"}, {"flax", "jax", "jaxtyping"}),
     "objectives": ({"distributions", "estimators", "models"}, {"jax", "jaxtyping"}),
     "schedules": (set(), {"jax", "jaxtyping"}),
     "training": (set(), {"jax", "jaxtyping", "optax"}),
     "evaluation": ({"distributions"}, {"jax", "jaxtyping"}),
-    "data": (set(), {"numpy", "tensorflow_datasets", "sklearn", "scipy"}),
+    "data": (set(), {"numpy", "tensorflow_datasets", "sklearn", "scipy", "PIL"}),
 }
 
 
