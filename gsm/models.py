@@ -210,12 +210,29 @@ class Convolution(nn.Module):
     transposed: bool = False
 
     @nn.compact
-    def __call__(self, x: Float[Array, "h w i"]) -> Float[Array, "p q o"]:
-        shape = (self.size, self.size, x.shape[-1], self.channels)
+    def __call__(
+        self, x: Float[Array, "h w i"], constants: Float[Array, " c"] | None = None
+    ) -> Float[Array, "p q o"]:
+        """Convolve an image.
+
+        Args:
+          x: the image.
+          constants: values of further channels, after those of x, that are constant over the image.
+            They cost one product ``[c] [c, p q o]``, whatever c: nothing is convolved for each
+            example.
+        """
+        own = x.shape[-1]
+        width = own + (0 if constants is None else constants.size)
+        shape = (self.size, self.size, width, self.channels)
         kernel = self.param("kernel", nn.initializers.lecun_normal(), shape)
         bias = self.param("bias", nn.initializers.zeros, (self.channels,))
         operation = convolutions.convolve_transposed if self.transposed else convolutions.convolve
-        return operation(x, kernel, self.stride) + bias[None, None]
+        y = operation(x, kernel[:, :, :own], self.stride) + bias[None, None]
+        if constants is None:
+            return y
+        of_ones = kernel[:, :, own:].reshape(self.size, self.size, 1, -1)
+        each = operation(jnp.ones_like(x[:, :, :1]), of_ones, self.stride)
+        return y + jnp.einsum("c,pqco->pqo", constants, each.reshape(*y.shape[:2], -1, y.shape[2]))
 
 
 class ConvolutionalEncoder(nn.Module):
@@ -230,9 +247,12 @@ class ConvolutionalEncoder(nn.Module):
     output_size: int
 
     @nn.compact
-    def __call__(self, x: Float[Array, "h w i"]) -> Float[Array, " o"]:
+    def __call__(
+        self, x: Float[Array, "h w i"], constants: Float[Array, " c"] | None = None
+    ) -> Float[Array, " o"]:
         for channels in self.channels:
-            x = nn.relu(Convolution(channels, size=5, stride=2)(x))
+            x = nn.relu(Convolution(channels, size=5, stride=2)(x, constants))
+            constants = None
         return nn.Dense(self.output_size)(x.reshape(-1))
 
 
@@ -303,9 +323,7 @@ class SemiSupervisedVAE(nn.Module):
 
         NOTE(paper): how the class joins the image is not said; here as k constant channels.
         """
-        channels = jnp.broadcast_to(y, (self.side, self.side, self.num_classes))
-        image = x.reshape(self.side, self.side, 1)
-        mean, log_variance = jnp.split(self.encoder(jnp.concatenate([image, channels], -1)), 2)
+        mean, log_variance = jnp.split(self.encoder(x.reshape(self.side, self.side, 1), y[0]), 2)
         return mean, log_variance
 
     def decode(self, y: Float[Array, "1 k"], z: Float[Array, " s"]) -> Float[Array, " d"]:

@@ -72,3 +72,14 @@ def test_modules_are_those_of_flax(arguments):
         params = ours.init(random.key(0), x[0])
         close(ours.apply(params, x[0]), other.apply(params, x[0]))
         close(params, other.init(random.key(0), x[0]))
+
+
+@pytest.mark.parametrize("transposed", [False, True])
+def test_constant_channels_are_channels(transposed, arguments):
+    x, _, _ = arguments(FORMS[0])
+    image, constants = x[0], jnp.array([0.3, -1.0, 2.0])
+    layer = models.Convolution(4, size=5, stride=2, transposed=transposed)
+    spread = jnp.broadcast_to(constants[None, None], (*image.shape[:2], 3))
+    whole = jnp.concatenate([image, spread], axis=-1)
+    params = layer.init(random.key(0), whole)
+    close(layer.apply(params, image, constants), layer.apply(params, whole))

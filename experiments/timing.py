@@ -1,0 +1,204 @@
+"""Figure 5a of Jang et al. 2017: training speed against the number of classes.
+
+    python -m experiments.timing --out=runs/timing
+
+Steps per second of semi-supervised training with random labels, by marginalisation over the class
+and by one sample of Gumbel-Softmax, timed in turn on this device. Marginalisation evaluates all
+classes of all images in one vectorised pass. What would not fit into memory is not tried; the row
+says how much it asked for.
+"""
+
+import os
+import statistics
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+from absl import app, flags
+from jax import random
+
+from experiments import config as configuration
+from experiments import figures, measurement, tasks
+from experiments.config import ConfigError
+from experiments.measurement import Row
+from gsm import data, training
+
+_CONFIG = flags.DEFINE_string("config", "configs/semisup.py", "Config file of the networks.")
+_CLASSES = flags.DEFINE_list("classes", ["5", "10", "100", "1000"], "Numbers of classes.")
+_BATCH = flags.DEFINE_integer("batch_size", 100, "Images in a step.", lower_bound=1)
+_SECONDS = flags.DEFINE_float("seconds", 3.0, "Of one timed call, about.", lower_bound=0.0)
+_ROUNDS = flags.DEFINE_integer("rounds", 3, "Timed calls of each, in turn.", lower_bound=1)
+_OUT = flags.DEFINE_string("out", "runs/timing", "Folder.")
+
+INFERENCES = {"gumbel_softmax": "gumbel_softmax", "exact": "marginalisation"}
+
+# Steps per second on a GTX Titan X, from the bars of the paper's figure.
+PAPER = {
+    (5, "gumbel_softmax"): 31.0, (5, "exact"): 23.0,
+    (10, "gumbel_softmax"): 30.0, (10, "exact"): 14.0,
+    (100, "gumbel_softmax"): 19.0, (100, "exact"): 1.92,
+}  # fmt: skip
+
+
+def with_random_labels(dataset: data.Dataset, num_classes: int) -> data.Dataset:
+    """The images with labels that mean nothing, as many of each class as can be."""
+
+    def relabelled(split: data.Split) -> data.Split:
+        size = max(len(split.images), num_classes)
+        labels = np.random.default_rng(0).permutation(np.arange(size) % num_classes)
+        return data.Split(np.resize(split.images, (size, split.images.shape[1])), labels)
+
+    return dataset._replace(
+        train=relabelled(dataset.train),
+        valid=relabelled(dataset.valid),
+        test=relabelled(dataset.test),
+    )
+
+
+class _Training:
+    """Compiled training of one kind, and how much memory it asks for."""
+
+    def __init__(self, estimator: str, num_classes: int):
+        config = configuration.load(f"{_CONFIG.value}:digits")
+        config.estimator = estimator
+        config.batch_size = _BATCH.value
+        config.model.num_classes = num_classes
+        config.labels.number = num_classes
+        dataset = with_random_labels(data.load("digits"), num_classes)
+        self._task = tasks.build(configuration.check(config), dataset)
+        self._state = training.init_state(self._task.program, random.key(0))
+        self._arguments = self._task.train, self._task.settings, self._state
+        self._compile(1)
+        analysis = self._compiled.memory_analysis()
+        self.bytes = 0  # not known on every device
+        if analysis is not None:
+            self.bytes = analysis.temp_size_in_bytes + analysis.argument_size_in_bytes
+
+    def _compile(self, steps: int) -> None:
+        self._steps = steps
+        lowered = training.run_interval.lower(self._task.program, steps, *self._arguments)
+        self._compiled = lowered.compile()
+
+    def prepare(self, seconds: float) -> None:
+        """Make a call last about so long."""
+        self.seconds_of_step()  # the first one is slower
+        steps = max(1, round(seconds / self.seconds_of_step()))
+        if steps > 1:
+            self._compile(steps)
+            self.seconds_of_step()
+
+    def seconds_of_step(self) -> float:
+        start = time.perf_counter()
+        jax.block_until_ready(self._compiled(*self._arguments))
+        return (time.perf_counter() - start) / self._steps
+
+
+def available_bytes() -> int:
+    """Memory of the device, or of this machine, that is free now."""
+    stats = jax.devices()[0].memory_stats()
+    if stats and "bytes_limit" in stats:
+        return stats["bytes_limit"] - stats["bytes_in_use"]
+    try:
+        lines = Path("/proc/meminfo").read_text().splitlines()
+        return next(int(line.split()[1]) * 1024 for line in lines if "MemAvailable" in line)
+    except (OSError, StopIteration):
+        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+
+
+def measure(num_classes: int) -> list[Row]:
+    """A row for each way of inference."""
+    rows: list[Row] = []
+    running: dict[str, _Training] = {}
+    for estimator, name in INFERENCES.items():
+        row: Row = {
+            "classes": num_classes, "inference": estimator, "batch_size": _BATCH.value,
+            "steps_per_second": None, "ratio": None,
+            "paper_steps_per_second": PAPER.get((num_classes, estimator)),
+        }  # fmt: skip
+        rows.append(row)
+        one = _Training(estimator, num_classes)
+        row["memory_bytes"] = one.bytes
+        if one.bytes > (free := available_bytes()):
+            row["error"] = f"out of memory: {_gib(one.bytes)} asked for, {_gib(free)} free"
+            print(f"K = {num_classes:,}, {name}: {row['error']}", flush=True)
+            continue
+        try:
+            one.prepare(_SECONDS.value)
+        except jax.errors.JaxRuntimeError as error:
+            row["error"] = f"out of memory: {str(error).splitlines()[0][:150]}"
+            print(f"K = {num_classes:,}, {name}: {row['error']}", flush=True)
+            continue
+        running[estimator] = one
+    times: dict[str, list[float]] = {estimator: [] for estimator in running}
+    for _ in range(_ROUNDS.value):
+        for estimator, one in running.items():
+            times[estimator].append(one.seconds_of_step())
+    medians = {estimator: statistics.median(values) for estimator, values in times.items()}
+    for row in rows:
+        estimator = row["inference"]
+        row.setdefault("error", None)
+        if estimator in medians:
+            row["steps_per_second"] = 1 / medians[estimator]
+            if "gumbel_softmax" in medians:  # how many times slower
+                row["ratio"] = medians[estimator] / medians["gumbel_softmax"]
+    return rows
+
+
+def _gib(size: int) -> str:
+    return f"{size / 2**30:.1f} GiB"
+
+
+def _tell(rows: list[Row]) -> None:
+    for row in rows:
+        if row["steps_per_second"] is None:
+            continue
+        paper = row["paper_steps_per_second"]
+        print(
+            f"K = {row['classes']:,}, {INFERENCES[row['inference']]}: "
+            f"{row['steps_per_second']:,.3g} steps/s, {_gib(row['memory_bytes'])}"
+            + (f" (the paper's: {paper:g} steps/s)" if paper else ""),
+            flush=True,
+        )
+    ratio = rows[-1]["ratio"]
+    paper = PAPER.get((rows[0]["classes"], "gumbel_softmax"))
+    if ratio and paper:
+        told = paper / PAPER[rows[0]["classes"], "exact"]
+        print(f"  marginalisation takes {ratio:.2f} times as long (the paper's: {told:.2f})")
+    elif ratio:
+        print(f"  marginalisation takes {ratio:.2f} times as long")
+
+
+def _numbers() -> list[int]:
+    try:
+        numbers = [int(text) for text in _CLASSES.value]
+    except ValueError:
+        numbers = []
+    if not numbers or min(numbers) < 2:
+        raise ConfigError(
+            f"--classes must be whole numbers from 2 on, such as 5,10; got "
+            f"{','.join(_CLASSES.value)}"
+        )
+    return numbers
+
+
+def main(argv: list[str]) -> None:
+    del argv
+    configuration.quieten_libraries()
+    rows: list[dict[str, Any]] = []
+    try:
+        for num_classes in _numbers():
+            of_number = measure(num_classes)
+            _tell(of_number)
+            rows += of_number
+    except ConfigError as error:
+        sys.exit(f"error: {error}")
+    out = Path(_OUT.value)
+    measurement.write(out, "timing", rows, {"config": _CONFIG.value})
+    print(figures.draw_timing(rows, out / "timing.png"))
+
+
+if __name__ == "__main__":
+    app.run(main)
