@@ -588,7 +588,10 @@ def draw_timing(rows: Sequence[Mapping[str, Any]], path: Path) -> Path:
                     continue
                 bar = ax.bar(at + offset, row[column], 0.38, color=colour, label=label)
                 ax.bar_label(bar, [f"{row[column]:.3g}"], fontsize=8)
+        shown = [row[column] for row in rows if row[column] is not None]
         ax.set_yscale("log")
+        ax.set_ylim(min(shown, default=1) / 2, max(shown, default=1) * 1.6)
+        ax.set_xlim(-0.5, len(classes) - 0.5)
         ax.set_xticks(range(len(classes)), [f"{number:,}" for number in classes])
         ax.set_xlabel("classes")
         ax.set_title(title, fontsize=10, loc="left")

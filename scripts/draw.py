@@ -2,7 +2,8 @@
 
     python -m scripts.draw results/variance/small_vae
 
-Works on what ``experiments.variance``, ``experiments.toy`` and ``experiments.temperature`` leave.
+Works on what ``experiments.variance``, ``experiments.toy``, ``experiments.temperature`` and
+``experiments.timing`` leave.
 """
 
 import csv
@@ -40,6 +41,8 @@ def draw(folder: Path) -> list[Path]:
     if (folder / "temperature.csv").exists():
         rows = read(folder / "temperature.csv")
         return [figures.gumbel_softmax_over_temperature(rows, folder / "temperature.png")]
+    if (folder / "timing.csv").exists():
+        return [figures.draw_timing(read(folder / "timing.csv"), folder / "timing.png")]
     rows = read(folder / "variance.csv")
     if not (folder / "curves.csv").exists():
         return figures.draw_variance(rows, folder)
