@@ -82,6 +82,8 @@ def _common(dataset: str) -> ConfigDict:
     config.optimizer = optimizer = ConfigDict()
     optimizer.name = "adam"  # NOTE(paper): the paper has "sgd" with momentum 0.9
     optimizer.learning_rate = 1e-3
+    # Of the learning rate, at the last step, with a line to it; NOTE(paper): no schedule there.
+    optimizer.final_share = 1.0
     optimizer.momentum = 0.9  # of sgd
 
     # max(floor, initial * exp(-rate * step)), held for update_every steps.

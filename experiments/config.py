@@ -257,6 +257,7 @@ def check(config: ConfigDict) -> ConfigDict:
         require(name, 0 <= known[name] < float("inf"), "0 or more and finite")
     for name in ("optimizer.momentum", "signal.decay"):
         require(name, 0 <= known[name] < 1, "at least 0 and below 1")
+    require("optimizer.final_share", 0 <= known["optimizer.final_share"] <= 1, "between 0 and 1")
     for name in ("signal.constant", "control.eta"):
         require(name, abs(known[name]) < float("inf"), "finite")
     for name in ("evaluation.valid_samples", "evaluation.test_samples"):

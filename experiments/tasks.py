@@ -117,6 +117,7 @@ def build(config: ConfigDict, dataset: data.Dataset, shared: Task | None = None)
         optimizer=_optimizer(config.optimizer),
         learned_optimizer=model.learned_optimizer,
         batch_size=config.batch_size,
+        learning_rate=functools.partial(_learning_rate, config.num_steps),
     )
     of_config = {name: jnp.float32(value) for name, value in settings(config).items()}
     if shared is not None:
@@ -144,6 +145,12 @@ def build(config: ConfigDict, dataset: data.Dataset, shared: Task | None = None)
             name: np.asarray(array)
             for name, array in model.pictures(params, key, examples.to_float(test)).items()
         },
+    )
+
+
+def _learning_rate(num_steps: int, step, settings):
+    return schedules.decayed_learning_rate(
+        step, settings["learning_rate"], settings["learning_rate_final_share"], num_steps
     )
 
 
@@ -178,6 +185,7 @@ def settings(config: ConfigDict) -> dict[str, float]:
 
 _SETTINGS = {
     "learning_rate": ("optimizer", "learning_rate"),
+    "learning_rate_final_share": ("optimizer", "final_share"),
     "temperature_initial": ("temperature", "initial"),
     "temperature_rate": ("temperature", "rate"),
     "temperature_floor": ("temperature", "floor"),

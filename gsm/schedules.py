@@ -1,4 +1,4 @@
-"""Temperature and slope against the step, traceable in every argument: sweeps vmap over rates."""
+"""Temperature, slope and learning rate against the step, traceable in every argument."""
 
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
@@ -47,3 +47,13 @@ def annealed_slope(
     """
     last_update = (step // update_every) * update_every
     return jnp.minimum(cap, initial + rate * last_update)
+
+
+def decayed_learning_rate(
+    step: int | Int[Array, ""],
+    initial: float | Float[Array, ""],
+    final_share: float | Float[Array, ""],
+    num_steps: int,
+) -> float | Float[Array, ""]:
+    """From ``initial`` at step 0 along a line to ``initial * final_share`` at ``num_steps``."""
+    return initial * (1 + (final_share - 1) * step / num_steps)

@@ -23,6 +23,11 @@ Settings = Mapping[str, Float[Array, ""]]
 """Scalars that a sweep may trace (learning rate, annealing rate, ...); structure is Python."""
 
 
+def constant_learning_rate(step: Int[Array, ""], settings: Settings) -> Float[Array, ""]:
+    """``settings["learning_rate"]`` at every step."""
+    return settings["learning_rate"]
+
+
 class Program(NamedTuple):
     """What to train: functions and static sizes; hashable, so it may be a static argument."""
 
@@ -35,10 +40,12 @@ class Program(NamedTuple):
     hyperparams: Callable[[Int[Array, ""], Settings], Any]
     """The estimator's hyperparameters at a step."""
     optimizer: optax.GradientTransformation
-    """Descent direction without the learning rate, which is ``settings["learning_rate"]``."""
+    """Descent direction without the learning rate."""
     learned_optimizer: optax.GradientTransformation
     """Of the learned parts, with its own learning rates."""
     batch_size: int
+    learning_rate: Callable[[Int[Array, ""], Settings], Float[Array, ""]] = constant_learning_rate
+    """At a step."""
 
 
 class TrainState(NamedTuple):
@@ -90,7 +97,7 @@ def train_step(
     Args:
       program: what to train.
       data: stored examples, a pytree of arrays with leading axis N.
-      settings: traced scalars; "learning_rate" is read here.
+      settings: traced scalars.
       state: state before the step.
 
     Returns:
@@ -108,7 +115,8 @@ def train_step(
         program, state.params, state.learned, key_loss, batch, hyperparams
     )
     direction, opt_state = program.optimizer.update(gradient, state.opt_state, state.params)
-    params = jax.tree.map(lambda p, d: p - settings["learning_rate"] * d, state.params, direction)
+    rate = program.learning_rate(state.step, settings)
+    params = jax.tree.map(lambda p, d: p - rate * d, state.params, direction)
     updates, learned_opt_state = program.learned_optimizer.update(
         learned_gradient, state.learned_opt_state, state.learned
     )

@@ -96,7 +96,7 @@ def test_configs_of_one_program_differ_as_the_task_says(tmp_path):
     shared = tasks.build(first, dataset)
     known = dict(configuration.fields(first))
     for name in tasks.SETTINGS:
-        other = small(**{name.replace(".", "__"): known[name] + 0.25})
+        other = small(**{name.replace(".", "__"): known[name] / 2 + 0.1})
         built = tasks.build(other, dataset, shared)
         differing = [key for key in shared.settings if shared.settings[key] != built.settings[key]]
         assert len(differing) == 1

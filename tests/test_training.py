@@ -144,3 +144,26 @@ def test_temperature_traces_in_every_argument():
     grid = jax.vmap(schedules.annealed_temperature, (None, None, 0, 0, 0))
     got = grid(5000, 2.0, jnp.array([0.0, 1e-4]), jnp.array([0.5, 0.1]), jnp.array([500, 2000]))
     np.testing.assert_allclose(got, [2.0, 2 * np.exp(-0.4)], rtol=1e-6)
+
+
+def test_the_learning_rate_of_a_program_scales_the_steps_and_may_fall():
+    rates = [schedules.decayed_learning_rate(step, 0.4, 0.25, 10) for step in (0, 5, 10)]
+    np.testing.assert_allclose(rates, [0.4, 0.25, 0.1], rtol=1e-6)
+    assert schedules.decayed_learning_rate(7, jnp.float32(1e-3), 1.0, 10) == jnp.float32(1e-3)
+    descent = PROGRAM._replace(
+        optimizer=optax.identity(),
+        learning_rate=lambda step, settings: schedules.decayed_learning_rate(
+            step, settings["learning_rate"], 0.0, 2
+        ),
+    )
+    state = training.init_state(descent, random.key(0))
+    moved = []
+    for _ in range(3):
+        after, _ = training.train_step(descent, DATA, SETTINGS, state)
+        constant, _ = training.train_step(
+            descent._replace(learning_rate=training.constant_learning_rate), DATA, SETTINGS, state
+        )
+        whole = np.asarray(constant.params["w"] - state.params["w"])
+        moved.append(np.asarray(after.params["w"] - state.params["w"]) / whole)
+        state = after
+    np.testing.assert_allclose(moved, [[1, 1], [0.5, 0.5], [0, 0]], atol=1e-3)
