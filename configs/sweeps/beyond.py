@@ -6,7 +6,8 @@
 
 Learning rates are not tuned for them: reinmax has that of ``st_gumbel_softmax``, the unbiased ones
 have that of ``muprop``, as pilots of ``table1.py`` chose it. ``rloo`` has two samples, the cost of
-``muprop``. The VAEs are also trained on a multi-sample bound itself, with five samples.
+``muprop``. The VAEs are also trained on a multi-sample bound itself, with five samples; and reinmax
+once more with a learning rate that falls to 0 along a line, between which validation chooses.
 """
 
 from configs.sweeps import grid
@@ -25,18 +26,22 @@ def get_sweep(dataset: str = "mnist"):
     def config(latents, task):
         return f"configs/{latents}_{task}.py:{dataset}"
 
-    points = []
-    for latents in ("bern", "cat"):
-        for task, of_task in (("sbn", fast), ("vae", slow)):
-            points += grid(config(latents, task), {"estimator": ("reinmax",), **fast})
-            rloo = {"estimator": ("rloo",), "num_samples": (2,), **of_task}
+    def reinmax(task, share):
+        axes = {"estimator": ("reinmax",), "optimizer.final_share": (share,), **fast}
+        return [point for latents in ("bern", "cat") for point in grid(config(latents, task), axes)]
+
+    points = reinmax("vae", 0.0) + reinmax("sbn", 0.0)
+    for task, of_task in (("vae", slow), ("sbn", fast)):
+        points += grid(config("bern", task), {"estimator": ("disarm",), **of_task})
+    for task, of_task in (("vae", slow), ("sbn", fast)):
+        rloo = {"estimator": ("rloo",), "num_samples": (2,), **of_task}
+        for latents in ("bern", "cat"):
             points += grid(config(latents, task), rloo)
-            if latents == "bern":
-                points += grid(config(latents, task), {"estimator": ("disarm",), **of_task})
     for latents in ("bern", "cat"):
         points += grid(config(latents, "vae"), {"estimator": ("rebar",), **slow})
+    points += reinmax("vae", 1.0) + reinmax("sbn", 1.0)
+    for latents in ("bern", "cat"):
         vimco = {"objective": ("vimco",), "estimator": ("score_function",), "num_samples": (5,)}
         points += grid(config(latents, "vae"), {**vimco, **slow})
-    for latents in ("bern", "cat"):
         points += grid(config(latents, "sbn"), {"estimator": ("rebar",), **fast})
     return points
