@@ -79,8 +79,7 @@ def train_together(
     shared: tasks.Task | None = None
     with contextlib.ExitStack() as stack:
         for place, (config, workdir) in enumerate(zip(configs, workdirs, strict=True)):
-            # Before its folder, too: what the data cannot serve leaves none behind.
-            shared = task = tasks.build(config, dataset, shared)
+            tasks.check(config, dataset)
             try:
                 identity, fields = configuration.identity(config), configuration.fields(config)
                 run = stack.enter_context(RunDir(workdir, identity, dict(fields)))
@@ -89,6 +88,7 @@ def train_together(
                         "again")  # fmt: skip
                     outcomes[place] = result
                     continue
+                shared = task = tasks.build(config, dataset, shared)
                 members.append(stack.enter_context(_Member(place, config, task, run)))
             except RunDirError as error:
                 outcomes[place] = error

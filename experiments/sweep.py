@@ -18,7 +18,6 @@ these fields only, the best on validation alone is run in full, with all its see
 """
 
 import csv
-import functools
 import io
 import itertools
 import json
@@ -159,7 +158,7 @@ def _place() -> workers.Workers | None:
         gpus = visible.split(",") if platform == "gpu" else ()
         # Of other accelerators one process has all.
         number = number if platform in ("cpu", "gpu") else 1
-        return workers.LocalWorkers(_WORKERS.value or number, gpus)
+        return workers.LocalWorkers(_WORKERS.value or number, gpus, platform != "cpu")
     try:
         return workers.RayWorkers(_WORKERS.value)
     except ImportError:
@@ -168,7 +167,6 @@ def _place() -> workers.Workers | None:
         raise ConfigError(f"--backend=ray: {error}") from None
 
 
-@functools.cache
 def _devices() -> tuple[str, int]:
     """Platform and number of jax's devices, asked in a process of its own: this one must not hold
     the memory of an accelerator that the workers need."""
@@ -186,7 +184,8 @@ def _run_and_tell(
     number = f", {place.number} at a time" if place else ""
     say(f"{name}: {len(listed)} points{number}, in {workdir}")
     found = [(point, jobs.result_of(workdir, point)) for point in listed]
-    together = _TOGETHER.value or (1 if _devices()[0] == "cpu" else 64)
+    accelerated = place.accelerated if place else _devices()[0] != "cpu"
+    together = _TOGETHER.value or (64 if accelerated else 1)
     waiting = list(points.jobs([point for point, result in found if result is None], together))
     going = (
         jobs.run(waiting, workdir, place, _RETRIES.value)

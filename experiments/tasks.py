@@ -96,6 +96,12 @@ class _Model(NamedTuple):
     """``classify(params, x)``."""
 
 
+def check(config: ConfigDict, dataset: data.Dataset) -> None:
+    """Raise DataError if a checked config asks for what the data set does not have."""
+    if config.task == "semisupervised":
+        _labelled(config, dataset.train)
+
+
 def build(config: ConfigDict, dataset: data.Dataset, shared: Task | None = None) -> Task:
     """Assemble the experiment that ``config`` describes (checked by ``config.check``).
 
@@ -387,6 +393,12 @@ def _sbn_pictures(model, half, params, key, images) -> dict[str, jax.Array]:
     return {"originals": originals, "completions": predictions}
 
 
+def _labelled(config: ConfigDict, split: data.Split) -> tuple[np.ndarray, np.ndarray]:
+    """Positions and labels of the labelled images."""
+    labels = config.labels
+    return data.labelled_subset(split.labels, labels.number, config.model.num_classes, labels.seed)
+
+
 def _semisupervised(config: ConfigDict, images: _Images, initial: Hyperparams) -> _Model:
     """An example is an unlabelled image with one of the labelled ones beside it."""
     num_classes = config.model.num_classes
@@ -399,9 +411,7 @@ def _semisupervised(config: ConfigDict, images: _Images, initial: Hyperparams) -
     mean = jnp.asarray(images.mean, jnp.float32)
     parts = _learned_parts(config, images.mean.size, initial)
     train, held_out = images.train.train, images.held_out
-    chosen, labels = data.labelled_subset(
-        train.labels, config.labels.number, num_classes, config.labels.seed
-    )
+    chosen, labels = _labelled(config, train)
     labelled_images = jnp.asarray(train.images[chosen])
     labelled_classes = jax.nn.one_hot(labels, num_classes)[:, None]
     valid, test = (

@@ -26,9 +26,10 @@ class Running(Protocol):
 
 
 class Workers(Protocol):
-    """Takes jobs as long as ``free`` is positive."""
+    """Takes jobs as long as ``free`` is positive, ``number`` at a time."""
 
     number: int
+    accelerated: bool
 
     @property
     def free(self) -> int:
@@ -44,18 +45,19 @@ class LocalWorkers:
     Args:
       number: how many at a time.
       gpus: the GPUs that they share out, one for each in turn, by the names in
-        CUDA_VISIBLE_DEVICES; none: they run on cores.
+        CUDA_VISIBLE_DEVICES.
+      accelerated: whether they run on GPUs or the like; if not, on cores.
 
     On Linux, several on cores are each pinned to one: XLA would otherwise start as many threads as
     there are cores in each, which get into each other's way.
     """
 
-    def __init__(self, number: int, gpus: Sequence[str] = ()):
-        self.number = number
+    def __init__(self, number: int, gpus: Sequence[str] = (), accelerated: bool = False):
+        self.number, self.accelerated = number, accelerated
         self._gpus = gpus
         self._slots = list(range(number))
         self._cores: list[int] = []
-        if number > 1 and not gpus and hasattr(os, "sched_setaffinity"):
+        if number > 1 and not accelerated and hasattr(os, "sched_setaffinity"):
             self._cores = sorted(os.sched_getaffinity(0))
 
     @property
@@ -119,6 +121,7 @@ class RayWorkers:
         )  # fmt: skip
         resources = self._ray.cluster_resources()
         gpus = int(resources.get("GPU", 0))
+        self.accelerated = gpus > 0
         self.number = number or gpus or int(resources["CPU"])
         self._running = 0
         # Never again by itself: what was killed is started anew by the sweep, which says so.

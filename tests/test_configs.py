@@ -47,7 +47,8 @@ def test_a_config_s_docstring_is_the_command_and_its_default_is_mnist(path, monk
     assert command in path.read_text()
     config = configuration.check(configuration.load(str(path)))
     assert config.data.name == "mnist"
-    assert config.data.binarization == "fixed"
+    dynamic = config.task == "semisupervised"
+    assert config.data.binarization == ("dynamic" if dynamic else "fixed")
 
 
 def with_fields(**fields):

@@ -206,7 +206,7 @@ def test_impossible_configs_are_refused(changes, told):
 
 def test_classes_other_than_the_data_s_are_refused(digits):  # noqa: F811
     with pytest.raises(data.DataError, match="labels are of 10 classes; expected 7"):
-        tasks.build(config_with(model__num_classes=7), digits)
+        tasks.check(config_with(model__num_classes=7), digits)
 
 
 def test_labelled_images_come_from_the_draw_and_alpha_weighs_their_classification(digits):  # noqa: F811

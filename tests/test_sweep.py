@@ -225,7 +225,7 @@ def test_local_workers_are_pinned_and_gpus_shared_out(tmp_path):
     affinities = [line.rpartition(" ")[0] for line in said(workers.LocalWorkers(2), 2)]
     assert affinities == [f"[{cores[i % len(cores)]}]" for i in range(2)]
     assert said(workers.LocalWorkers(1), 1)[0].startswith(str(cores))
-    on_gpus = said(workers.LocalWorkers(3, ("4", "7")), 3)
+    on_gpus = said(workers.LocalWorkers(3, ("4", "7"), accelerated=True), 3)
     assert on_gpus == [f"{cores} {gpu}" for gpu in ("4", "7", "4")]
 
 
@@ -308,7 +308,7 @@ def test_ray_runs_jobs_and_a_lost_worker_s_point_again(two_points, tmp_path, mon
     ray = FakeRay({"CPU": 3.0})
     monkeypatch.setitem(sys.modules, "ray", ray)
     place = workers.RayWorkers()
-    assert (place.number, ray.options["num_gpus"]) == (3, 0)
+    assert (place.number, place.accelerated, ray.options["num_gpus"]) == (3, False, 0)
     acts(monkeypatch, "attempt and finish(folders[0])")
     ray.lost = 1
     ended = outcomes_of([[two_points[0]]], tmp_path, place)
@@ -319,7 +319,8 @@ def test_ray_runs_jobs_and_a_lost_worker_s_point_again(two_points, tmp_path, mon
     ended = outcomes_of([[two_points[1]]], tmp_path, place)
     assert ended[two_points[1].hash].error == "error: so it is"
     monkeypatch.setitem(sys.modules, "ray", FakeRay({"CPU": 64.0, "GPU": 2.0}))
-    assert workers.RayWorkers().number == 2
+    on_gpus = workers.RayWorkers()
+    assert (on_gpus.number, on_gpus.accelerated) == (2, True)
 
 
 # --- the command ---
