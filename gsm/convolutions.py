@@ -57,9 +57,12 @@ def _bind(x, kernel, strides, padding, x_dilation):
         "strides": strides, "padding": tuple(map(tuple, padding)), "x_dilation": x_dilation,
         "kernel_dilation": (1, 1),
     }  # fmt: skip
-    on_cpu = jax.default_backend() == "cpu"
-    operation = _convolution.bind if on_cpu else _plain
+    operation = _convolution.bind if _is_cpu() else _plain
     return operation(x[None], kernel, **params)[0]
+
+
+def _is_cpu() -> bool:
+    return jax.default_backend() == "cpu"
 
 
 def _plain(x, kernel, *, strides, padding, x_dilation, kernel_dilation):

@@ -9,6 +9,7 @@ are timed in turn, round after round, and the medians reported: a shared machine
 from one second to the next. Random binary images; speed does not depend on what they show.
 """
 
+import functools
 import json
 import math
 import statistics
@@ -16,6 +17,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import jax
 import jax.extend
@@ -25,7 +27,7 @@ from jax import random
 
 from experiments import config as configuration
 from experiments import rundir, tasks
-from gsm import data, training
+from gsm import convolutions, data, training
 from gsm.estimators import BERNOULLI_ONLY, ESTIMATORS
 from scripts import bench_data, bench_sweep
 
@@ -55,6 +57,8 @@ _STEPS_OF_MANY_EVALUATIONS = 4  # the same for estimators that evaluate f hundre
 _MOST_EVALUATIONS = 1_000  # of f for one gradient; they are in memory together
 _IMAGES = 40  # images in one timed evaluation
 _SAMPLES = 1_000  # samples of the bound of each
+_CONVOLUTIONAL = "configs/semisup.py"
+_CONVOLUTION_STEPS = 5  # training steps of it in one timed call
 _SWEPT, _SEEDS = "configs/cat_vae.py", 8  # of the sweep
 
 
@@ -167,6 +171,35 @@ def bench_estimators(
     ]
 
 
+def bench_convolutions(path: str, rounds: int) -> dict[str, float]:
+    """Steps per second of a convolutional config: scanned, alone, and scanned with jax's own."""
+    dataset = data.load("digits")  # it needs labels
+    config = configuration.load(f"{path}:digits")
+    config.batch_size = 100
+    task = tasks.build(configuration.check(config), dataset)
+    state = training.init_state(task.program, random.key(0))
+    arguments = task.train, task.settings, state
+
+    def scanned(program):
+        scan = functools.partial(training.run_interval.__wrapped__, program, _CONVOLUTION_STEPS)
+        return jax.jit(scan).lower(*arguments).compile()
+
+    alone = jax.jit(functools.partial(training.train_step, task.program)).lower(*arguments)
+    alone = alone.compile()
+    ours = scanned(task.program)
+    with mock.patch.object(convolutions, "_is_cpu", return_value=False):
+        plain = scanned(task.program._replace(loss=lambda *a: task.program.loss(*a)))
+    seconds = measure(
+        {
+            "scan": lambda: ours(*arguments),
+            "alone": lambda: [alone(*arguments) for _ in range(_CONVOLUTION_STEPS)],
+            "scan_of_jax_convolutions": lambda: plain(*arguments),
+        },
+        rounds,
+    )
+    return {name: _CONVOLUTION_STEPS / value for name, value in seconds.items()}
+
+
 def main(argv: list[str]) -> None:
     del argv
     logging.set_verbosity(logging.WARNING)
@@ -203,6 +236,10 @@ def main(argv: list[str]) -> None:
                 f"{row['estimator']:<35}{row['evaluations']:>17}{row['steps_per_second']:>9,.0f}"
                 f"{row['time_relative_to_gumbel_softmax']:>24.2f}"
             )
+    print(f"\ntraining steps/s of {_CONVOLUTIONAL}")
+    convolutional = bench_convolutions(_CONVOLUTIONAL, min(rounds, 3))
+    for name, speed in convolutional.items():
+        print(f"{name:<26}{speed:>9.2f}")
     print(f"\n{_SEEDS} seeds of {_SWEPT}, relative to one run on all cores")
     sweep = bench_sweep.measure(_SWEPT, _SEEDS, rounds)
     print(bench_sweep.table(sweep))
@@ -211,6 +248,7 @@ def main(argv: list[str]) -> None:
             "provenance": rundir.provenance(),
             "configs": rows,
             "estimators": estimators,
+            "convolutions": {"config": _CONVOLUTIONAL, "steps_per_second": convolutional},
             "sweep": {"config": _SWEPT, "seeds": _SEEDS, "model_steps_per_second": sweep},
         }
         out = Path(_OUT.value)

@@ -4,8 +4,8 @@
         --num_steps=100000 --pilot_steps=20000
     python -m experiments.report --runs=runs/sweep-table1-binarized_mnist
 
-Pilots are short: at 20,000 steps an annealing rate of 1e-5 has brought the temperature to 0.82 only,
-which takes 69,000 to its floor. Without ``--pilot_steps`` everything is run in full, and without
+Pilots are short: in 20,000 steps an annealing rate of 1e-5 brings the temperature to 0.82 only; to
+its floor it takes 69,000. Without ``--pilot_steps`` everything is run in full, and without
 ``--num_steps`` for the paper's 545,000 steps.
 """
 
