@@ -502,10 +502,11 @@ def draw_overlay(
     A column for each task of ``titles``. Above the paper's estimators; below, where there are any,
     those beyond it, beside the paper's best at each step.
     """
+    titles = {task: title for task, title in titles.items() if any(r["task"] == task for r in rows)}
     in_paper = {estimator for _, estimator in paper}
     beyond = [row for row in rows if row["task"] in titles and row["estimator"] not in in_paper]
     figure, grid = plt.subplots(
-        2 if beyond else 1, len(titles), figsize=(12, 9 if beyond else 4.8), squeeze=False,
+        2 if beyond else 1, len(titles), figsize=(2 + 5 * len(titles), 9 if beyond else 4.8), squeeze=False,
         layout="constrained",
     )  # fmt: skip
     for (task, title), column in zip(titles.items(), grid.T, strict=True):

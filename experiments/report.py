@@ -16,6 +16,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from absl import app, flags
 
+from experiments import config as configuration
 from experiments import figures, rundir
 
 _RUNS = flags.DEFINE_multi_string(
@@ -317,6 +318,7 @@ def write(runs: Sequence[Run], paper: Curves, out: Path) -> str:
 
 def main(argv: list[str]) -> None:
     del argv
+    configuration.quieten_libraries()
     folders = [Path(folder) for folder in _RUNS.value]
     out = Path(_OUT.value) if _OUT.value else folders[0] / "report"
     try:
