@@ -505,8 +505,9 @@ def draw_overlay(
     titles = {task: title for task, title in titles.items() if any(r["task"] == task for r in rows)}
     in_paper = {estimator for _, estimator in paper}
     beyond = [row for row in rows if row["task"] in titles and row["estimator"] not in in_paper]
+    rows_of_panels, height = (2, 9) if beyond else (1, 4.8)
     figure, grid = plt.subplots(
-        2 if beyond else 1, len(titles), figsize=(2 + 5 * len(titles), 9 if beyond else 4.8), squeeze=False,
+        rows_of_panels, len(titles), figsize=(2 + 5 * len(titles), height), squeeze=False,
         layout="constrained",
     )  # fmt: skip
     for (task, title), column in zip(titles.items(), grid.T, strict=True):
