@@ -178,8 +178,8 @@ def test_one_command_trains_and_leaves_everything_in_the_folder(unbroken):
     assert ended.code == 0, ended.err
     result = result_of(workdir)
     assert set(result) == {
-        "test_nll_m4", "valid_nll_m2", "selected_step", "steps", "steps_per_second", "seconds",
-        "test_seconds", "estimator", "dataset", "seed", "config_hash",
+        "test_nll_m4", "test_rate", "valid_nll_m2", "selected_step", "steps", "seconds",
+        "steps_per_second", "test_seconds", "estimator", "dataset", "seed", "config_hash",
     }  # fmt: skip
     assert result["steps"] == 2000
     assert result["selected_step"] == 250
@@ -382,10 +382,17 @@ def test_a_misspelt_field_or_a_wrong_type_is_told(options, told, accepted):
             (name, value, "between 1 and 2^31 - 1")
             for name in (
                 "num_steps", "eval_every", "log_every", "batch_size", "model.num_latents",
-                "temperature.update_every", "evaluation.valid_samples", "evaluation.test_samples",
+                "temperature.update_every", "evaluation.valid_samples",
             )
             for value in ("0", "2147483648")
         ),
+        *(
+            (name, value, "between 0 and 2^31 - 1")
+            for name in ("evaluation.test_samples", "evaluation.curve_images")
+            for value in ("-1", "2147483648")
+        ),
+        ("optimizer.final_share", "1.5", "between 0 and 1"),
+        ("optimizer.final_share", "nan", "between 0 and 1"),
         ("seed", "-1", "between 0 and 2^32 - 1"),
         ("seed", "4294967296", "between 0 and 2^32 - 1"),
         ("model.num_classes", "1", "at least 2"),

@@ -130,7 +130,9 @@ def test_result_is_none_until_it_is_written(run):
 
 def test_the_same_config_opens_the_folder_again(run):
     run.append({"step": 1})
+    run.close()
     again = open_run(run.path)
+    again.close()
     assert again.rows() == [{"step": 1}]
     assert json.loads((run.path / "config.json").read_text())["data.dir"] == "/somewhere"
 
