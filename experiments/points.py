@@ -95,8 +95,12 @@ def swept(points: Sequence[Point]) -> list[str]:
 def jobs(points: Sequence[Point], together: int) -> Iterator[list[Point]]:
     """Points that one program can train, at most ``together`` of them at a time.
 
-    Such points differ in the seed and in float settings only (``tasks.SETTINGS``).
+    Such points differ in the seed and in float settings only (``tasks.SETTINGS``). One at a time
+    they keep their order.
     """
+    if together == 1:
+        yield from ([point] for point in points)
+        return
     programs: dict[str, list[Point]] = {}
     for point in points:
         structure = configuration.identity(point.config)

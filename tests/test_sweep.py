@@ -97,6 +97,8 @@ def test_points_of_one_program_differ_in_seeds_and_float_settings_only(tmp_path,
     assert cut(64) == [[0, 1, 2, 3], [4, 5], [6], [7]]
     assert cut(3) == [[0, 1, 2], [3], [4, 5], [6], [7]]
     assert cut(1) == [[i] for i in range(8)]
+    backwards = sweep.points[::-1]
+    assert list(points.jobs(backwards, 1)) == [[point] for point in backwards]
 
 
 def test_pilots_choose_for_each_kind_and_never_read_the_test_set(tmp_path, here):
