@@ -110,3 +110,9 @@ def test_folders_that_cannot_serve_are_told_in_one_line(tmp_path):
     assert ended.returncode == 1
     assert "holds no finished runs of a sweep" in ended.stderr
     assert "Traceback" not in ended.stderr
+
+
+def test_the_readme_shows_the_committed_table():
+    readme = (ROOT / "README.md").read_text()
+    shown = readme.partition("<!-- table 1 -->\n")[2].partition("\n<!-- end -->")[0]
+    assert shown == (ROOT / "results" / "table1" / "table1.md").read_text().strip()
