@@ -2,11 +2,14 @@
 
     python -m experiments.train --config=configs/cat_sbn.py:binarized_mnist
 
-The lower half of a digit from the upper one, linear maps between the layers, temperature 1.
+The lower half of a digit from the upper one, linear maps between the layers, temperature 1. With
+binarized_mnist 59.7 nats on the test set (results/table1; the paper's curve: 62.0).
 """
 
 from configs import defaults
 
 
 def get_config(dataset: str = "mnist"):
-    return defaults.sbn(dataset)
+    config = defaults.sbn(dataset)
+    config.optimizer.learning_rate = 3e-3
+    return config

@@ -522,7 +522,7 @@ def draw_overlay(
                     shown += _seeds(ax, of_it, colour, label=estimator)
                 if ours and (task, estimator) in paper:
                     steps, nats = (np.array(one) for one in paper[task, estimator])
-                    ax.plot(steps[steps <= last], nats[steps <= last], "--", color=colour, lw=1)
+                    ax.plot(*_on_plot(steps, nats, last), "--", color=colour, lw=1)
                     shown += nats[(steps <= last) & (steps >= last / 2)].tolist()
             if not ours:
                 best_steps, best = _lower_envelope(paper, task, last)
@@ -540,6 +540,13 @@ def draw_overlay(
         ax.set_ylabel("test nats per image")
     _legend(figure, grid, "solid: ours\ndashed: the paper's")
     return _save(figure, path)
+
+
+def _on_plot(steps: np.ndarray, nats: np.ndarray, last: int) -> tuple[np.ndarray, np.ndarray]:
+    """A curve up to a step, broken where it left its plot for a while."""
+    steps, nats = steps[steps <= last].astype(float), nats[steps <= last]
+    gaps = np.flatnonzero(np.diff(steps) > 1.5 * np.min(np.diff(steps), initial=np.inf)) + 1
+    return np.insert(steps, gaps, np.nan), np.insert(nats, gaps, np.nan)
 
 
 def _seeds(axes, rows: Sequence[Mapping[str, Any]], color: str, **style) -> list[float]:

@@ -32,6 +32,8 @@ TASKS = {
     "cat_vae": "VAE (categorical)",
 }
 
+_CURVE_EVERY = 5_000  # steps between two points of the paper's curves, where they are on the plot
+
 # What tells two runs of one choice apart, and where they ran.
 _NOT_CHOSEN = ("seed", "data.dir")
 
@@ -146,9 +148,10 @@ def read_curves(path: Path) -> Curves:
 
 
 def at_step(curves: Curves, name: tuple[str, str], step: int) -> float | None:
-    """A curve's value, between two of its points interpolated; None off the plot."""
+    """A curve's value, between two neighbouring points interpolated; None off the plot."""
     steps, nats = curves.get(name, ([], []))
-    if not steps or not min(steps) <= step <= max(steps):
+    near = [one for one in steps if abs(one - step) < _CURVE_EVERY]
+    if step not in near and not min(near, default=step) < step < max(near, default=step):
         return None
     return float(np.interp(step, steps, nats))
 
@@ -307,7 +310,7 @@ def write(runs: Sequence[Run], paper: Curves, out: Path) -> str:
             cell.runs[0].result["config_hash"]: {
                 "config": {k: v for k, v in cell.runs[0].config.items() if k != "data.dir"},
                 "seeds": {run.config["seed"]: run.result for run in cell.runs},
-                "provenance": cell.runs[0].provenance,
+                "provenance": rundir.portable(cell.runs[0].provenance),
             }
             for cell in cells
         },

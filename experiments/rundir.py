@@ -58,6 +58,14 @@ def provenance() -> dict[str, Any]:
     }
 
 
+def portable(provenance: Mapping[str, Any]) -> dict[str, Any]:
+    """Provenance to publish: without the places of that machine in its command."""
+    arguments = shlex.split(provenance.get("command", ""))
+    places = ("--workdir=", "--config.data.dir=")
+    kept = [argument for argument in arguments if not argument.startswith(places)]
+    return {**provenance, "command": shlex.join(kept)}
+
+
 def _module_name() -> str:
     spec = getattr(sys.modules["__main__"], "__spec__", None)
     return spec.name if spec else Path(sys.argv[0]).name

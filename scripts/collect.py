@@ -12,6 +12,8 @@ import shutil
 import sys
 from pathlib import Path
 
+from experiments import rundir
+
 _PARTS = ("result", "config", "provenance")
 _PLACES = ("data.dir",)  # where a file lay on the machine of the run is nobody's business
 
@@ -21,6 +23,7 @@ def collect(run: Path, destination: Path) -> None:
     parts = {name: json.loads((run / f"{name}.json").read_text()) for name in _PARTS}
     for place in _PLACES:
         parts["config"].pop(place, None)
+    parts["provenance"] = [rundir.portable(start) for start in parts["provenance"]]
     destination.mkdir(parents=True, exist_ok=True)
     (destination / "run.json").write_text(json.dumps(parts, indent=1) + "\n")
     rows = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
