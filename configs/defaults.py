@@ -36,6 +36,17 @@ def semisupervised(dataset: str) -> ConfigDict:
     config.labels = labels = ConfigDict()
     labels.number = 100  # labelled images, as many of each class
     labels.seed = 0  # of their choice
+    labels.batch_size = 0  # of them in a step, drawn without replacement; 0: all
+    # Of what the classifier learns from, not of the generative model; uniform, 0: none.
+    config.augmentation = augmentation = ConfigDict()
+    augmentation.shift = 0.0  # at most, pixels, in each direction
+    augmentation.rotation = 0.0  # at most, degrees
+    augmentation.scale = 0.0  # at most, share of the size
+    augmentation.shear = 0.0  # at most, pixels of a row for each row
+    # Cross-entropy between an unlabelled image's class and that of its augmentation.
+    config.consistency = consistency = ConfigDict()
+    consistency.weight = 0.0  # 0: none
+    consistency.threshold = 0.95  # only images whose class has this probability count
     config.data.binarization = "dynamic"
     config.model.num_latents = 1  # the class
     config.model.style_size = 32  # of the Gaussian z

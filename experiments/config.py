@@ -231,6 +231,20 @@ def check(config: ConfigDict) -> ConfigDict:
         require("model.num_latents", config.model.num_latents == 1, "1: the class")
         for name in ("labels.number", "model.style_size"):
             require(name, 1 <= known[name] < 2**31, "between 1 and 2^31 - 1")
+        whole = 0 <= config.labels.batch_size <= config.labels.number
+        require(
+            "labels.batch_size", whole, f"between 0 (all) and the {config.labels.number} labels"
+        )
+        for name in ("shift", "rotation"):
+            name = f"augmentation.{name}"
+            require(name, 0 <= known[name] < float("inf"), "0 or more and finite")
+        for name in ("augmentation.scale", "augmentation.shear"):
+            require(name, 0 <= known[name] < 1, "at least 0 and below 1")
+        require(
+            "consistency.weight", 0 <= config.consistency.weight < float("inf"),
+            "0 or more and finite",
+        )  # fmt: skip
+        require("consistency.threshold", 0 <= config.consistency.threshold <= 1, "between 0 and 1")
         require("labels.seed", 0 <= config.labels.seed < 2**32, "between 0 and 2^32 - 1")
     if task == "sbn":
         require("model.num_layers", 1 <= config.model.num_layers <= 100, "between 1 and 100")

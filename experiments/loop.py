@@ -8,7 +8,7 @@ import contextlib
 import functools
 import operator
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Self
 
@@ -292,7 +292,7 @@ def _validate(
     bound = _negative_bound(task, state.params, task.valid, _KEY_VALID, samples)
     if not np.isfinite(bound):  # steps of finite loss can break the parameters
         raise _non_finite(run, "validation bound", int(state.step), bound)
-    means = _means(task, state.params, task.valid, "valid")
+    means = _means(task.measures, state.params, task.valid, "valid")
     row = {_valid(config): bound, **means}
     if number := config.evaluation.curve_images:
         samples = config.evaluation.test_samples
@@ -303,11 +303,19 @@ def _validate(
     return row
 
 
-def _means(task: tasks.Task, params: Any, examples: Any, split: str) -> dict[str, float]:
-    """Means of what else the task measures."""
+def _other_valid(config: ConfigDict, rows: list[dict[str, Any]], step: int) -> dict[str, float]:
+    """What else was measured on validation at a step."""
+    row = next((row for row in rows if row["step"] == step), {})
+    return {k: v for k, v in row.items() if k.startswith("valid_") and k != _valid(config)}
+
+
+def _means(
+    measures: Callable[..., dict[str, jax.Array]], params: Any, examples: Any, split: str
+) -> dict[str, float]:
+    """Means of what else a task measures."""
     return {
         f"{split}_{name}": float(np.asarray(values).mean(dtype=np.float64))
-        for name, values in task.measures(params, examples).items()
+        for name, values in measures(params, examples).items()
     }
 
 
@@ -363,13 +371,14 @@ def _finish(member: _Member, stop: StopRequest) -> dict[str, Any]:
             tested[f"test_nll_m{samples}"] = _negative_bound(
                 task, chosen["params"], task.test, _KEY_TEST, samples, stop
             )
-            tested |= _means(task, chosen["params"], task.test, "test")
+            tested |= _means(task.test_measures, chosen["params"], task.test, "test")
     except Interrupted:
         raise _interrupted(config.num_steps) from None
     test_seconds = time.perf_counter() - start
     result = {
         **tested,
         _valid(config): float(chosen["bound"]),
+        **_other_valid(config, rows, int(chosen["step"])),
         "selected_step": int(chosen["step"]),
         "steps": int(state.step),
         "steps_per_second": int(state.step) / rows[-1]["train_seconds"],

@@ -11,6 +11,7 @@ import optax
 from ml_collections import ConfigDict
 
 from gsm import (
+    augmentation,
     data,
     distributions,
     evaluation,
@@ -45,6 +46,8 @@ class Task(NamedTuple):
     """``bounds(params, key, examples, first, num_samples=m) -> [b]``, nats of each; jitted."""
     measures: Callable[..., dict[str, jax.Array]]
     """``measures(params, examples) -> {name: [b]}``, what else is worth a log; jitted."""
+    test_measures: Callable[..., dict[str, jax.Array]]
+    """The same of the test set at the end; it may hold more, at a higher price."""
     classify: Callable[..., jax.Array] | None
     """``classify(params, images [b, d] in [0, 1]) -> [b, k]``, probabilities; jitted; or None."""
     learned_scalars: Callable[[Any], dict[str, float]]
@@ -94,6 +97,10 @@ class _Model(NamedTuple):
     """``pictures(params, key, examples)`` of the test set."""
     classify: Callable[..., jax.Array] | None = None
     """``classify(params, x)``."""
+    other_loss: Callable[..., jax.Array] | None = None
+    """``other_loss(params, key)``, of a whole step."""
+    test_measures: Callable[..., dict[str, jax.Array]] | None = None
+    """Instead of ``measures`` on the test set."""
 
 
 def check(config: ConfigDict, dataset: data.Dataset) -> None:
@@ -115,6 +122,10 @@ def build(config: ConfigDict, dataset: data.Dataset, shared: Task | None = None)
     images = _images(config, dataset)
     model = _MODELS[config.task](config, images, hyperparams(0, settings(config)))
     examples = model.examples
+    measured = [
+        jax.jit(functools.partial(_measures, measures, examples.to_float))
+        for measures in (model.measures, model.test_measures or model.measures)
+    ]
     program = training.Program(
         init=model.init,
         loss=model.loss,
@@ -124,6 +135,7 @@ def build(config: ConfigDict, dataset: data.Dataset, shared: Task | None = None)
         learned_optimizer=model.learned_optimizer,
         batch_size=config.batch_size,
         learning_rate=functools.partial(_learning_rate, config.num_steps),
+        other_loss=model.other_loss,
     )
     of_config = {name: jnp.float32(value) for name, value in settings(config).items()}
     if shared is not None:
@@ -142,7 +154,8 @@ def build(config: ConfigDict, dataset: data.Dataset, shared: Task | None = None)
         bounds=functools.partial(jax.jit, static_argnames="num_samples")(
             functools.partial(_bounds, model.log_weight, examples.to_float)
         ),
-        measures=jax.jit(functools.partial(_measures, model.measures, examples.to_float)),
+        measures=measured[0],
+        test_measures=measured[1],
         classify=model.classify and jax.jit(jax.vmap(model.classify, (None, 0))),
         learned_scalars=lambda parts: {
             f"learned_{name}": float(value) for name, value in learned.summary(parts).items()
@@ -400,7 +413,7 @@ def _labelled(config: ConfigDict, split: data.Split) -> tuple[np.ndarray, np.nda
 
 
 def _semisupervised(config: ConfigDict, images: _Images, initial: Hyperparams) -> _Model:
-    """An example is an unlabelled image with one of the labelled ones beside it."""
+    """An example is an unlabelled image; the labelled ones are the rest of a step's loss."""
     num_classes = config.model.num_classes
     model = models.SemiSupervisedVAE(
         num_pixels=images.mean.size,
@@ -414,18 +427,25 @@ def _semisupervised(config: ConfigDict, images: _Images, initial: Hyperparams) -
     chosen, labels = _labelled(config, train)
     labelled_images = jnp.asarray(train.images[chosen])
     labelled_classes = jax.nn.one_hot(labels, num_classes)[:, None]
+    augments = any(value for _, value in config.augmentation.items())
+    agrees = config.consistency.weight > 0
+    side = round(images.mean.size**0.5)
     valid, test = (
         {"image": split.images, "label": split.labels} for split in (held_out.valid, held_out.test)
     )
 
+    def augment(key, stored):
+        if not augments:
+            return images.prepare(key, stored)
+        key_affine, key_image = jax.random.split(key)
+        square = stored.reshape(side, side).astype(jnp.float32)
+        changed = augmentation.random_affine(key_affine, square, **config.augmentation)
+        return images.prepare(key_image, changed.reshape(-1))
+
     def prepare(key, stored):
-        key_image, key_row, key_labelled = jax.random.split(key, 3)
-        row = jax.random.randint(key_row, (), 0, len(chosen))
-        return {
-            "image": images.prepare(key_image, stored),
-            "labelled_image": images.prepare(key_labelled, labelled_images[row]),
-            "label": labelled_classes[row],
-        }
+        keys = jax.random.split(key)
+        example = {"image": images.prepare(keys[0], stored)}
+        return example | ({"augmented": augment(keys[1], stored)} if agrees else {})
 
     def to_float(stored):
         return stored | {"image": images.to_float(stored["image"])}
@@ -434,25 +454,43 @@ def _semisupervised(config: ConfigDict, images: _Images, initial: Hyperparams) -
         return model.init(key, mean)["params"], parts.init(jax.random.fold_in(key, 1))
 
     def loss(params, learned, key, example, hyperparams):
-        key_unlabelled, key_labelled = jax.random.split(key)
-        x, labelled_x, y = (example[name] for name in ("image", "labelled_image", "label"))
+        x = example["image"]
         estimator, hyperparams = parts.attach(learned, x - mean, hyperparams)
-        of_unlabelled = objectives.semisupervised_unlabelled_loss(
-            model, params, key_unlabelled, x, estimator, hyperparams
+        bound = objectives.semisupervised_unlabelled_loss(
+            model, params, key, x, estimator, hyperparams
         )
-        of_labelled = objectives.semisupervised_labelled_loss(
-            model, params, key_labelled, labelled_x, y
+        if not agrees:
+            return bound
+        return bound + config.consistency.weight * objectives.semisupervised_consistency_loss(
+            model, params, x, example["augmented"], config.consistency.threshold
         )
-        classification = objectives.semisupervised_classification_loss(model, params, labelled_x, y)
-        return of_unlabelled + of_labelled + config.alpha * classification
+
+    def of_labelled(params, key, stored, y):
+        """Of one labelled image."""
+        key_image, key_augmented, key_style = jax.random.split(key, 3)
+        x = seen = images.prepare(key_image, stored)
+        if augments:
+            seen = augment(key_augmented, stored)
+        bound = objectives.semisupervised_labelled_loss(model, params, key_style, x, y)
+        classification = objectives.semisupervised_classification_loss(model, params, seen, y)
+        return bound + config.alpha * classification
+
+    def other_loss(params, key):
+        size = config.labels.batch_size or len(chosen)
+        key_rows, key_loss = jax.random.split(key)
+        rows = jax.random.choice(key_rows, len(chosen), (size,), replace=False)
+        losses = jax.vmap(of_labelled, (None, 0, 0, 0))(
+            params, jax.random.split(key_loss, size), labelled_images[rows], labelled_classes[rows]
+        )
+        return jnp.mean(losses)
 
     def measures(params, key, example):
-        x = example["image"]
-        probabilities = objectives.semisupervised_classify(model, params, x)
-        return {
-            "accuracy": (jnp.argmax(probabilities) == example["label"]).astype(jnp.float32),
-            "marginal_nll": -objectives.semisupervised_marginal_bound(model, params, key, x),
-        }
+        probabilities = objectives.semisupervised_classify(model, params, example["image"])
+        return {"accuracy": (jnp.argmax(probabilities) == example["label"]).astype(jnp.float32)}
+
+    def test_measures(params, key, example):
+        bound = objectives.semisupervised_marginal_bound(model, params, key, example["image"])
+        return measures(params, key, example) | {"marginal_nll": -bound}
 
     return _Model(
         examples=_Examples(train.images, valid, test, prepare, to_float),
@@ -465,6 +503,8 @@ def _semisupervised(config: ConfigDict, images: _Images, initial: Hyperparams) -
         measures=measures,
         pictures=functools.partial(_semisupervised_pictures, model),
         classify=functools.partial(objectives.semisupervised_classify, model),
+        other_loss=other_loss,
+        test_measures=test_measures,
     )
 
 

@@ -344,6 +344,30 @@ def semisupervised_classification_loss(
     return -distributions.log_prob(y, model.bind({"params": params}).classify(x))
 
 
+def semisupervised_consistency_loss(
+    model: SemiSupervisedVAE,
+    params,
+    x: Float[Array, " d"],
+    augmented: Float[Array, " d"],
+    threshold: float,
+) -> Float[Array, ""]:
+    """``-log q(y' | augmented)`` in nats, where y' is the most probable class of x as it is.
+
+    Args:
+      model: the networks.
+      params: their parameters.
+      x: binary image ``[d]``.
+      augmented: the same image, changed in a way that leaves its class.
+      threshold: the probability that y' must have for the image to count; the loss is 0 below it.
+
+    Source: Sohn et al. 2020 (FixMatch), equation 4. Nothing flows through y'.
+    """
+    logits = jax.lax.stop_gradient(model.bind({"params": params}).classify(x))
+    y = jax.nn.one_hot(jnp.argmax(logits, axis=-1), model.num_classes)
+    counts = jnp.max(jax.nn.softmax(logits, axis=-1)) >= threshold
+    return counts * semisupervised_classification_loss(model, params, augmented, y)
+
+
 def semisupervised_log_weight(
     model: SemiSupervisedVAE, params, key: Key[Array, ""], x: Float[Array, " d"]
 ) -> Float[Array, ""]:

@@ -46,6 +46,9 @@ class Program(NamedTuple):
     batch_size: int
     learning_rate: Callable[[Int[Array, ""], Settings], Float[Array, ""]] = constant_learning_rate
     """At a step."""
+    other_loss: Callable[[Params, Key[Array, ""]], Float[Array, ""]] | None = None
+    """Added to the mean over examples, if there is one: ``other_loss(params, key)``, a loss of what
+    is not among the stored examples, such as labelled images."""
 
 
 class TrainState(NamedTuple):
@@ -81,12 +84,16 @@ def mean_loss(
     batch: Example,
     hyperparams: Any,
 ) -> Float[Array, ""]:
-    """Mean surrogate of a batch of prepared examples, each with a key of its own."""
+    """Mean surrogate of a batch of prepared examples, each with a key of its own, and the rest."""
+    other: float | Float[Array, ""] = 0.0
+    if program.other_loss is not None:
+        key, key_other = random.split(key)
+        other = program.other_loss(params, key_other)
     size = jax.tree.leaves(batch)[0].shape[0]
     losses = jax.vmap(program.loss, (None, None, 0, 0, None))(
         params, learned, random.split(key, size), batch, hyperparams
     )
-    return jnp.mean(losses)
+    return jnp.mean(losses) + other
 
 
 def train_step(

@@ -13,6 +13,7 @@ ROOT = Path(__file__).parent.parent
 # Each room of gsm with the rooms below it that it may import, and the libraries beside the
 # standard one.
 FLOORS = {
+    "augmentation": (set(), {"jax", "jaxtyping"}),
     "distributions": (set(), {"jax", "jaxtyping"}),
     "estimators": ({"distributions"}, {"jax", "jaxtyping", "numpy"}),
     "learned": ({"estimators", "models"}, {"jax", "jaxtyping", "optax"}),

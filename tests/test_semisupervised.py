@@ -194,6 +194,11 @@ def config_with(**changes):
     [
         ({"alpha": -0.1}, "config.alpha must be 0 or more and finite; got -0.1"),
         ({"labels__number": 0}, "config.labels.number must be between 1"),
+        ({"labels__batch_size": 101}, r"between 0 \(all\) and the 100 labels; got 101"),
+        ({"augmentation__shift": -1.0}, "config.augmentation.shift must be 0 or more and finite"),
+        ({"augmentation__scale": 1.0}, "config.augmentation.scale must be at least 0 and below 1"),
+        ({"consistency__weight": -1.0}, "config.consistency.weight must be 0 or more and finite"),
+        ({"consistency__threshold": 1.1}, "config.consistency.threshold must be between 0 and 1"),
         ({"model__num_latents": 2}, "config.model.num_latents must be 1: the class; got 2"),
         ({"model__style_size": 0}, "config.model.style_size must be between 1"),
         ({"estimator": "disarm"}, "disarm needs two classes"),
@@ -209,28 +214,73 @@ def test_classes_other_than_the_data_s_are_refused(digits):  # noqa: F811
         tasks.check(config_with(model__num_classes=7), digits)
 
 
-def test_labelled_images_come_from_the_draw_and_alpha_weighs_their_classification(digits):  # noqa: F811
-    config = config_with(labels__number=10, data__binarization="threshold")
-    task = tasks.build(config, digits)
-    positions, labels = data.labelled_subset(digits.train.labels, 10, 10, 0)
-    stored = {
-        (digits.train.images[p] > 127).tobytes(): y for p, y in zip(positions, labels, strict=True)
-    }
-    prepare = jax.jit(jax.vmap(task.program.prepare, (0, None)))
-    drawn = prepare(random.split(random.key(0), 200), task.train[0])
-    seen = set()
-    for image, y in zip(*map(np.asarray, (drawn["labelled_image"], drawn["label"])), strict=True):
-        assert stored[(image > 0.5).tobytes()] == y.argmax()
-        seen.add(int(y.argmax()))
-    assert seen == set(range(10))
+def labelled_images(digits, number):  # noqa: F811
+    """The labelled images at the threshold, and their labels."""
+    positions, labels = data.labelled_subset(digits.train.labels, number, 10, 0)
+    return (digits.train.images[positions] > 127).astype(np.float32), labels
 
+
+def other_loss(digits, params, key, **changes):  # noqa: F811
+    config = config_with(labels__number=10, data__binarization="threshold", **changes)
+    return tasks.build(config, digits).program.other_loss(params, key)
+
+
+def test_alpha_weighs_the_classification_of_all_labelled_images(digits):  # noqa: F811
+    task = tasks.build(config_with(labels__number=10, data__binarization="threshold"), digits)
+    params, _ = task.program.init(random.key(1))
+    losses = [other_loss(digits, params, random.key(2), alpha=alpha) for alpha in (0.0, 2.0)]
+    images, labels = labelled_images(digits, 10)
+    probabilities = task.classify(params, images)[np.arange(10), labels]
+    np.testing.assert_allclose(
+        losses[1] - losses[0], -2 * jnp.mean(jnp.log(probabilities)), rtol=1e-3
+    )
+
+
+def test_a_labelled_minibatch_is_drawn_anew_in_each_step(digits):  # noqa: F811
+    """With a huge alpha the loss tells which image was drawn."""
+    task = tasks.build(config_with(labels__number=10, data__binarization="threshold"), digits)
+    params, _ = task.program.init(random.key(1))
+    images, labels = labelled_images(digits, 10)
+    each = -1e6 * np.log(task.classify(params, images)[np.arange(10), labels])
+    seen = set()
+    for seed in range(12):
+        loss = other_loss(digits, params, random.key(seed), alpha=1e6, labels__batch_size=1)
+        nearest = int(np.argmin(abs(each - loss)))
+        assert abs(each[nearest] - loss) < 2_000  # the generative part
+        seen.add(nearest)
+    assert len(seen) > 3
+
+
+def test_consistency_is_the_cross_entropy_with_the_confident_class(digits):  # noqa: F811
+    changes = {"consistency__weight": 3.0, "augmentation__shift": 2.0}
+    tasks_of = {
+        threshold: tasks.build(config_with(**changes, consistency__threshold=threshold), digits)
+        for threshold in (0.0, 1.0)
+    }
+    task = tasks_of[0.0]
     params, learned = task.program.init(random.key(1))
-    example = jax.tree.map(lambda x: x[0], drawn)
-    losses = [
-        tasks.build(config_with(labels__number=10, alpha=alpha), digits).program.loss(
-            params, learned, random.key(2), example, Hyperparams()
+    example = task.program.prepare(random.key(2), task.train[0])
+    assert (example["image"] != example["augmented"]).any()
+    losses = {
+        threshold: other.program.loss(params, learned, random.key(3), example, Hyperparams())
+        for threshold, other in tasks_of.items()
+    }
+    before, after = task.classify(params, jnp.stack([example["image"], example["augmented"]]))
+    expected = -3 * jnp.log(after[jnp.argmax(before)])
+    np.testing.assert_allclose(losses[0.0] - losses[1.0], expected, rtol=1e-3)
+
+
+def test_augmented_images_are_what_is_classified_of_the_labelled(digits):  # noqa: F811
+    """And only that: with alpha 0 the loss does not change."""
+    task = tasks.build(config_with(labels__number=10), digits)
+    params, _ = task.program.init(random.key(1))
+
+    def difference(alpha):
+        plain, changed = (
+            other_loss(digits, params, random.key(2), alpha=alpha, augmentation__shift=shift)
+            for shift in (0.0, 3.0)
         )
-        for alpha in (0.0, 2.0)
-    ]
-    probability = task.classify(params, example["labelled_image"][None])[0] @ example["label"][0]
-    np.testing.assert_allclose(losses[1] - losses[0], -2 * jnp.log(probability), rtol=1e-3)
+        return abs(plain - changed)
+
+    assert difference(0.0) == 0
+    assert difference(1.0) > 0
