@@ -47,7 +47,7 @@ def with_random_labels(dataset: data.Dataset, num_classes: int) -> data.Dataset:
     """The images with labels that mean nothing, as many of each class as can be."""
 
     def relabelled(split: data.Split) -> data.Split:
-        size = max(len(split.images), num_classes)
+        size = max(len(split.images), num_classes * -(-_BATCH.value // num_classes))
         labels = np.random.default_rng(0).permutation(np.arange(size) % num_classes)
         return data.Split(np.resize(split.images, (size, split.images.shape[1])), labels)
 
@@ -66,7 +66,9 @@ class _Training:
         config.estimator = estimator
         config.batch_size = _BATCH.value
         config.model.num_classes = num_classes
-        config.labels.number = num_classes
+        # As many labelled images as unlabelled ones in each step, whatever K is.
+        config.labels.number = num_classes * -(-_BATCH.value // num_classes)
+        config.labels.batch_size = _BATCH.value
         dataset = with_random_labels(data.load("digits"), num_classes)
         self._task = tasks.build(configuration.check(config), dataset)
         self._state = training.init_state(self._task.program, random.key(0))

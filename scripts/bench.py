@@ -172,7 +172,10 @@ def bench_estimators(
 
 
 def bench_convolutions(path: str, rounds: int) -> dict[str, float]:
-    """Steps per second of a convolutional config: scanned, alone, and scanned with jax's own."""
+    """Steps per second of a convolutional config: scanned, alone, and scanned with jax's own.
+
+    And of the same step in PyTorch, where that is installed.
+    """
     dataset = data.load("digits")  # it needs labels
     config = configuration.load(f"{path}:digits")
     config.batch_size = 100
@@ -189,14 +192,18 @@ def bench_convolutions(path: str, rounds: int) -> dict[str, float]:
     ours = scanned(task.program)
     with mock.patch.object(convolutions, "_is_cpu", return_value=False):
         plain = scanned(task.program._replace(loss=lambda *a: task.program.loss(*a)))
-    seconds = measure(
-        {
-            "scan": lambda: ours(*arguments),
-            "alone": lambda: [alone(*arguments) for _ in range(_CONVOLUTION_STEPS)],
-            "scan_of_jax_convolutions": lambda: plain(*arguments),
-        },
-        rounds,
-    )
+    calls: dict[str, Callable[[], Any]] = {
+        "scan": lambda: ours(*arguments),
+        "alone": lambda: [alone(*arguments) for _ in range(_CONVOLUTION_STEPS)],
+        "scan_of_jax_convolutions": lambda: plain(*arguments),
+    }
+    try:
+        from scripts import bench_torch
+    except ImportError:
+        print("PyTorch is not installed (extra bench): its step is not measured")
+    else:
+        calls["pytorch"] = bench_torch.training_call(config.batch_size, _CONVOLUTION_STEPS)
+    seconds = measure(calls, rounds)
     return {name: _CONVOLUTION_STEPS / value for name, value in seconds.items()}
 
 

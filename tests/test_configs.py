@@ -33,9 +33,10 @@ def test_a_config_trains(path, digits, monkeypatch):
     state, losses = training.run_interval(task.program, 100, task.train, task.settings, state)
     assert np.isfinite(losses).all()
     assert losses[-10:].mean() < losses[:10].mean()
-    measures = task.measures(state.params, task.valid[:4])
+    some = jax.tree.map(lambda x: x[:4], task.valid)
+    measures = task.measures(state.params, some) | task.test_measures(state.params, some)
     assert all(np.isfinite(values).all() for values in measures.values())
-    bounds = task.bounds(state.params, random.key(1), task.valid[:4], 0, num_samples=5)
+    bounds = task.bounds(state.params, random.key(1), some, 0, num_samples=5)
     assert bounds.shape == (4,)
     assert np.isfinite(bounds).all()
 
