@@ -35,6 +35,8 @@ class Sweep(NamedTuple):
     points: list[Point]
     pilot: tuple[str, ...]
     """The fields that pilot runs may choose."""
+    maximize: str = ""
+    """The measure of a result, the higher the better, that choices go by; "": the bound."""
 
 
 def load_sweep(named: str, num_steps: int = 0) -> Sweep:
@@ -67,7 +69,7 @@ def load_sweep(named: str, num_steps: int = 0) -> Sweep:
     for name in pilot:
         if all(point.field(name) is None for point in points.values()):
             raise ConfigError(f"PILOT of {path}: no config of its points has the field {name!r}")
-    return Sweep(list(points.values()), pilot)
+    return Sweep(list(points.values()), pilot, getattr(module, "MAXIMIZE", ""))
 
 
 def resolve(overrides: Mapping[str, Any]) -> Point:
@@ -127,21 +129,22 @@ def pilots(sweep: Sweep, num_steps: int) -> list[Point]:
     return [resolve(point.overrides | short) for point in sweep.points if point.config.seed == seed]
 
 
-def chosen(sweep: Sweep, bounds: Mapping[str, float]) -> list[Point]:
+def chosen(sweep: Sweep, costs: Mapping[str, float]) -> list[Point]:
     """The points whose values of the PILOT fields did best in the pilots of their kind.
 
     Args:
       sweep: all points.
-      bounds: negative validation bound of each pilot that succeeded, by :func:`pilot_key`. A kind
-        all of whose pilots failed is left out.
+      costs: of each pilot that succeeded, by :func:`pilot_key`, the lower the better: its negative
+        validation bound, or minus what the sweep maximizes. A kind all of whose pilots failed is
+        left out.
     """
     best: dict[str, float] = {}
     for point in sweep.points:
-        bound = bounds.get(pilot_key(sweep, point), float("inf"))
-        best[_kind(sweep, point)] = min(bound, best.get(_kind(sweep, point), bound))
+        cost = costs.get(pilot_key(sweep, point), float("inf"))
+        best[_kind(sweep, point)] = min(cost, best.get(_kind(sweep, point), cost))
     return [
         point for point in sweep.points
-        if bounds.get(pilot_key(sweep, point)) == best[_kind(sweep, point)]
+        if costs.get(pilot_key(sweep, point)) == best[_kind(sweep, point)]
     ]  # fmt: skip
 
 

@@ -1,9 +1,11 @@
-"""Table 1 and Figures 3 and 4 from sweeps: ``python -m experiments.report --runs=FOLDER``.
+"""The paper's tables from sweeps: ``python -m experiments.report --runs=FOLDER``.
 
-Reads the finished runs of one or more sweeps. For each task and estimator the configuration is
-chosen on validation; its test bound at the last step stands beside the paper's curve **at the same
-step**, whatever the budget was. Writes ``table1.csv``, ``table1.md``, the learning curves, the
-pilots and the overlaid figures to ``--out``.
+Reads the finished runs of one or more sweeps, and what an earlier report kept of its own. For each
+task and estimator the configuration is chosen on validation. Of structured prediction and VAEs the
+test bound at the last step stands beside the paper's curve **at the same step**, whatever the
+budget was: ``table1.csv``, ``table1.md``, the learning curves, the pilots and the overlaid figures
+3 and 4. Of semi-supervised classifiers bound and accuracy stand beside the paper's Table 2:
+``table2.csv`` and ``table2.md``. All go to ``--out``.
 """
 
 import csv
@@ -17,10 +19,10 @@ import numpy as np
 from absl import app, flags
 
 from experiments import config as configuration
-from experiments import figures, rundir
+from experiments import figures, rundir, table2
 
 _RUNS = flags.DEFINE_multi_string(
-    "runs", None, "Folder of a sweep; may be repeated.", required=True
+    "runs", None, "Folder of a sweep or of an earlier report; may be repeated.", required=True
 )
 _PAPER = flags.DEFINE_string("paper", "results/paper", "Folder of the paper's curves.csv.")
 _OUT = flags.DEFINE_string("out", None, "Where to write; default: report in the first folder.")
@@ -58,6 +60,11 @@ class Run(NamedTuple):
         return self.config["estimator"] if objective == "elbo" else objective
 
     @property
+    def name(self) -> tuple[str, str]:
+        """Task and estimator."""
+        return self.task, self.estimator
+
+    @property
     def valid_nats(self) -> float:
         """Validation bound of the parameters that were tested."""
         return next(v for name, v in self.result.items() if name.startswith("valid_nll_"))
@@ -76,7 +83,7 @@ class Cell(NamedTuple):
     @property
     def name(self) -> tuple[str, str]:
         """Task and estimator."""
-        return self.runs[0].task, self.runs[0].estimator
+        return self.runs[0].name
 
     @property
     def steps(self) -> int:
@@ -89,7 +96,7 @@ class Cell(NamedTuple):
 
 
 def load(folders: Sequence[Path]) -> list[Run]:
-    """All finished runs of sweeps, pilots too.
+    """All finished runs of sweeps, pilots too, and the chosen runs of earlier reports.
 
     Raises:
       ReportError: a folder holds no finished runs.
@@ -97,9 +104,43 @@ def load(folders: Sequence[Path]) -> list[Run]:
     runs = []
     for folder in folders:
         paths = sorted(folder.glob("points/*/result.json"))
-        if not paths:
-            raise ReportError(f"{folder} holds no finished runs of a sweep (points/*/result.json)")
         runs += [_load_run(path.parent) for path in paths]
+        if (folder / "table1.json").exists():
+            runs += _load_report(folder)
+        elif not paths:
+            raise ReportError(
+                f"{folder} holds no finished runs of a sweep (points/*/result.json), and no report"
+            )
+    return runs
+
+
+def load_pilots(folders: Sequence[Path]) -> list[dict[str, Any]]:
+    """The rows of pilots.csv of those folders that are earlier reports."""
+    rows: list[dict[str, Any]] = []
+    for path in (folder / "pilots.csv" for folder in folders):
+        if path.exists() and (path.parent / "table1.json").exists():
+            with path.open() as file:
+                rows += csv.DictReader(file)
+    return rows
+
+
+def _load_report(folder: Path) -> list[Run]:
+    """The runs that a report chose, from what it kept of them."""
+    with (folder / "curves.csv").open() as file:
+        curves = list(csv.DictReader(file))
+    runs = []
+    for entry in json.loads((folder / "table1.json").read_text())["runs"].values():
+        for seed, result in entry["seeds"].items():
+            config = entry["config"] | {"seed": int(seed)}
+            run = Run(_task_of(config), config, result, [], entry["provenance"])
+            valid = next(name for name in result if name.startswith("valid_nll_"))
+            for row in curves:
+                if (row["task"], row["estimator"], row["seed"]) != (*run.name, seed):
+                    continue
+                values = {valid: row["valid_nats"], "curve_nll_": row["test_nats"]}
+                numbers = {name: float(text) for name, text in values.items() if text}
+                run.rows.append({"step": int(row["step"]), "loss": float(row["loss"]), **numbers})
+            runs.append(run)
     return runs
 
 
@@ -109,8 +150,12 @@ def _load_run(folder: Path) -> Run:
         for name in ("config", "result", "provenance")
     )
     rows = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    return Run(_task_of(config), config, result, rows, starts[-1])
+
+
+def _task_of(config: Mapping[str, Any]) -> str:
     latents = "bern" if config["model.num_classes"] == 2 else "cat"
-    return Run(f"{latents}_{config['task']}", config, result, rows, starts[-1])
+    return f"{latents}_{config['task']}"
 
 
 def choose(runs: Iterable[Run]) -> list[Cell]:
@@ -280,8 +325,16 @@ def write_csv(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
         )
 
 
-def write(runs: Sequence[Run], paper: Curves, out: Path) -> str:
-    """Write everything to a folder; returns the table as text.
+def write(
+    runs: Sequence[Run], paper: Curves, out: Path, pilots: Sequence[Mapping[str, Any]] = ()
+) -> str:
+    """Write Table 1 to a folder; returns it as text.
+
+    Args:
+      runs: what :func:`load` found.
+      paper: the paper's curves.
+      out: the folder.
+      pilots: rows of pilots.csv of earlier reports.
 
     Raises:
       ReportError: no run has a test bound.
@@ -294,9 +347,10 @@ def write(runs: Sequence[Run], paper: Curves, out: Path) -> str:
     curves = [row for cell in cells for row in curve_rows(cell)]
     write_csv(out / "table1.csv", table)
     write_csv(out / "curves.csv", curves)
-    if tried := [pilot_row(run) for run in runs if run.test_nats is None]:
-        keys = ("task", "estimator", "temperature_rate", "learning_rate")
-        write_csv(out / "pilots.csv", sorted(tried, key=lambda row: [row[key] for key in keys]))
+    if tried := [*pilots, *(pilot_row(run) for run in runs if run.test_nats is None)]:
+        rates = ("temperature_rate", "learning_rate")
+        key = lambda row: (row["task"], row["estimator"], *(float(row[rate]) for rate in rates))  # noqa: E731
+        write_csv(out / "pilots.csv", sorted(tried, key=key))
     texts = [markdown(table, paper, steps) for steps in sorted({row["steps"] for row in table})]
     text = "\n".join(texts)
     (out / "table1.md").write_text(text)
@@ -328,8 +382,15 @@ def main(argv: list[str]) -> None:
     folders = [Path(folder) for folder in _RUNS.value]
     out = Path(_OUT.value) if _OUT.value else folders[0] / "report"
     try:
-        text = write(load(folders), read_curves(Path(_PAPER.value) / "curves.csv"), out)
-    except (ReportError, OSError) as error:
+        runs = load(folders)
+        texts = []
+        if semisupervised := [run for run in runs if run.config["task"] == "semisupervised"]:
+            texts.append(table2.write(semisupervised, out))
+        if others := [run for run in runs if run.config["task"] != "semisupervised"]:
+            paper = read_curves(Path(_PAPER.value) / "curves.csv")
+            texts.append(write(others, paper, out, load_pilots(folders)))
+        text = "\n".join(texts)
+    except (ReportError, ValueError, OSError) as error:
         sys.exit(f"error: {error}")
     print(text)
     print(f"written to {out}")

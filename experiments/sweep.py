@@ -64,11 +64,12 @@ _RETRIES = flags.DEFINE_integer(
 # --- reporting -------------------------------------------------------------------------------
 
 
-def row_of(outcome: Outcome, names: Sequence[str]) -> dict[str, Any]:
+def row_of(outcome: Outcome, names: Sequence[str], maximize: str = "") -> dict[str, Any]:
     """A row of the table: the swept fields, then how it ended."""
     point, result = outcome.point, outcome.result or {}
     return {
         **{name: point.field(name) for name in names},
+        **({maximize: result.get(maximize)} if maximize else {}),
         "valid_nats": valid_nats(outcome),
         "test_nats": result.get(f"test_nll_m{point.config.evaluation.test_samples}"),
         "steps": result.get("steps"),
@@ -84,6 +85,21 @@ def valid_nats(outcome: Outcome) -> float | None:
     """The negative bound on validation; None of a point that failed."""
     samples = outcome.point.config.evaluation.valid_samples
     return (outcome.result or {}).get(f"valid_nll_m{samples}")
+
+
+def cost(outcome: Outcome, maximize: str) -> float | None:
+    """What choices minimise: the negative validation bound, or minus the measure named.
+
+    None of a point that failed.
+
+    Raises:
+      ConfigError: its result has no such measure.
+    """
+    if not maximize or outcome.result is None:
+        return valid_nats(outcome)
+    if maximize not in outcome.result:
+        raise ConfigError(f"MAXIMIZE: the result of a point has no {maximize!r}")
+    return -outcome.result[maximize]
 
 
 def write_table(rows: Sequence[Mapping[str, Any]], path: Path) -> None:
@@ -130,13 +146,17 @@ def main(argv: list[str]) -> None:
     try:
         if _PILOT_STEPS.value:
             short = points.pilots(sweep, _PILOT_STEPS.value)
-            outcomes = _run_and_tell(short, place, workdir, "pilots")
+            outcomes = _run_and_tell(short, place, workdir, "pilots", sweep.maximize)
             failed += sum(outcome.result is None for outcome in outcomes)
-            bounds = {points.pilot_key(sweep, one.point): valid_nats(one) for one in outcomes}
-            full = points.chosen(sweep, {k: v for k, v in bounds.items() if v is not None})
+            costs = {
+                points.pilot_key(sweep, one.point): cost(one, sweep.maximize) for one in outcomes
+            }
+            full = points.chosen(sweep, {k: v for k, v in costs.items() if v is not None})
             if not full:
                 sys.exit(f"all {len(short)} pilots failed; logs in {workdir / 'logs'}")
-        outcomes = _run_and_tell(full, place, workdir, "sweep")
+        outcomes = _run_and_tell(full, place, workdir, "sweep", sweep.maximize)
+    except ConfigError as error:
+        sys.exit(f"error: {error}")
     except KeyboardInterrupt:
         say("run the same command to go on")
         sys.exit(130)
@@ -177,7 +197,11 @@ def _devices() -> tuple[str, int]:
 
 
 def _run_and_tell(
-    listed: Sequence[Point], place: workers.Workers | None, workdir: Path, name: str
+    listed: Sequence[Point],
+    place: workers.Workers | None,
+    workdir: Path,
+    name: str,
+    maximize: str,
 ) -> list[Outcome]:
     """Run points; table ``NAME.csv``, figure ``NAME.png``, best point and ``NAME.json``."""
     names = points.swept(listed)
@@ -198,13 +222,14 @@ def _run_and_tell(
     rows: list[dict[str, Any]] = []
     for outcome in itertools.chain(finished, going):
         outcomes.append(outcome)
-        rows.append(row_of(outcome, names))
+        rows.append(row_of(outcome, names, maximize))
         _tell(rows, len(listed), names)
         table = sorted(rows, key=lambda row: in_order[row["config_hash"]])
         write_table(table, workdir / f"{name}.csv")
     about = {"provenance": rundir.provenance(), "swept": names, "points": len(listed)}
     if done := [row for row in rows if row["valid_nats"] is not None]:
-        about["best"] = best = min(done, key=lambda row: row["valid_nats"])
+        costs = {one.point.hash: cost(one, maximize) or 0.0 for one in outcomes}
+        about["best"] = best = min(done, key=lambda row: costs[row["config_hash"]])
         figures.draw_sweep(done, names, workdir / f"{name}.png")
         shown = ", ".join(f"{name}={best[name]}" for name in names)
         print(f"best on validation: {shown}\n  {_bounds(best)}")

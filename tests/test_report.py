@@ -118,6 +118,78 @@ def test_the_table_is_printed_and_provenance_kept_without_places(written):
         assert matplotlib.image.imread(out / f"{name}.png")[..., :3].std() > 0.01
 
 
+def test_an_earlier_report_is_kept_and_added_to(written, tmp_path):
+    """Alone it is written anew as it was; beside new runs it competes with them by validation."""
+    out, _ = written
+    assert report(f"--runs={out}", f"--out={tmp_path / 'again'}").returncode == 0
+    for name in ("table1.csv", "table1.md", "pilots.csv"):
+        assert (tmp_path / "again" / name).read_text() == (out / name).read_text()
+    assert {tuple(row.items()) for row in read(tmp_path / "again" / "curves.csv")} >= {
+        tuple(row.items()) for row in read(out / "curves.csv") if row["estimator"] == "reinmax"
+    }
+    write_run(tmp_path / "new", "z", "reinmax", 1e-3, 0, 108.0, 106.0)
+    write_run(tmp_path / "new", "y", "score_function", 3e-3, 0, 121.0, 100.0)
+    added = report(f"--runs={out}", f"--runs={tmp_path / 'new'}", f"--out={tmp_path / 'both'}")
+    assert added.returncode == 0, added.stderr
+    rows = {(row["estimator"], row["steps"]): row for row in read(tmp_path / "both" / "table1.csv")}
+    assert float(rows["score_function", "50000"]["test_nats"]) == 119.0
+    both = [float(row["test_nats"]) for row in read(tmp_path / "both" / "table1.csv")]
+    assert 106.75 in both  # the mean of two runs of one choice
+
+
+# --- Table 2 -----------------------------------------------------------------------------------
+
+
+def write_classifier(sweep, name, estimator, alpha, seed, valid, test, **changes):
+    """A finished semi-supervised run; test None: a pilot."""
+    write_run(sweep, name, estimator, 1e-3, seed, 110.0, test and 109.0, task="semisupervised",
+              alpha=alpha, batch_size=100, **changes)  # fmt: skip
+    path = sweep / "points" / name / "result.json"
+    result = json.loads(path.read_text()) | {"valid_accuracy": valid}
+    result |= {} if test is None else {"test_accuracy": test, "test_marginal_nll": 107.0 + seed}
+    path.write_text(json.dumps(result))
+
+
+def test_table_2_goes_by_the_accuracy_on_validation(tmp_path):
+    add = lambda *arguments, **changes: write_classifier(tmp_path, *arguments, **changes)  # noqa: E731
+    add("a", "exact", 0.1, 0, 0.93, 0.92)
+    add("b", "exact", 0.1, 1, 0.95, 0.94)
+    add("c", "exact", 1.0, 0, 0.90, 0.99)  # what the paper would report
+    add("d", "reinmax", 1.0, 0, 0.91, 0.905)
+    add("p", "reinmax", 0.1, 0, 0.50, None)
+    add("e", "exact", 0.1, 0, 0.98, 0.975, **{"consistency.weight": 1.0})
+    ended = report(f"--runs={tmp_path}", f"--out={tmp_path / 'out'}")
+    assert ended.returncode == 0, ended.stderr
+    rows = {(row["inference"], row["config"]): row for row in read(tmp_path / "out" / "table2.csv")}
+    assert len(rows) == 3
+    row = rows["exact", "configs/semisup.py"]
+    assert (row["seeds"], row["steps"], row["alpha"]) == ("2", "50000", "0.1")
+    assert (float(row["elbo"]), float(row["elbo_stderr"])) == (-107.5, 0.5)
+    assert float(row["accuracy"]) == pytest.approx(93.0)
+    assert float(row["accuracy_stderr"]) == pytest.approx(1.0)
+    assert (row["paper_elbo"], row["paper_accuracy"]) == ("-106.8", "92.6")
+    assert float(row["best_test_accuracy"]) == pytest.approx(99.0)
+    assert rows["reinmax", "configs/semisup.py"]["accuracy_stderr"] == ""
+    assert rows["reinmax", "configs/semisup.py"]["paper_elbo"] == ""
+    assert float(rows["exact", "configs/semisup_best.py"]["accuracy"]) == pytest.approx(97.5)
+    shown = (tmp_path / "out" / "table2.md").read_text()
+    assert (
+        "| marginalisation (`exact`) | `semisup` | 50,000 x 100 | 2 | -107.5 ± 0.5 (-106.8)"
+        in shown
+    )
+    about = json.loads((tmp_path / "out" / "table2.json").read_text())
+    assert [pilot["alpha"] for pilot in about["pilots"]] == [0.1]
+    assert "secret" not in (tmp_path / "out" / "table2.json").read_text()
+    assert not (tmp_path / "out" / "table1.csv").exists()
+
+
+def test_pilots_alone_make_no_table_2(tmp_path):
+    write_classifier(tmp_path, "p", "exact", 0.1, 0, 0.9, None)
+    ended = report(f"--runs={tmp_path}")
+    assert (ended.returncode, ended.stdout) == (1, "")
+    assert "no run has a test accuracy: all are pilots" in ended.stderr
+
+
 def test_folders_that_cannot_serve_are_told_in_one_line(tmp_path):
     ended = report(f"--runs={tmp_path}")
     assert ended.returncode == 1

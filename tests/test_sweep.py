@@ -80,6 +80,10 @@ def test_the_sweeps_of_the_repository_resolve(here):
     }
     assert len(cells) == 28
     assert {point.config.num_steps for point in table1.points} == {545_000}
+    for name in ("table2", "table2_cpu"):
+        table2 = points.load_sweep(f"configs/sweeps/{name}.py:digits")
+        assert (table2.pilot, table2.maximize) == (("alpha",), "valid_accuracy")
+        assert len({point.config.estimator for point in table2.points}) == 5
 
 
 def test_points_of_one_program_differ_in_seeds_and_float_settings_only(tmp_path, here):
@@ -355,3 +359,25 @@ def test_a_sweep_runs_its_points_reports_a_failed_one_and_skips_what_is_finished
     assert len(before) == 2
     command(*options)
     assert before == {p: p.stat().st_mtime_ns for p in (tmp_path / "run").rglob("result.json")}
+
+
+def test_a_sweep_may_maximize_a_measure_and_pilots_go_by_it(tmp_path):
+    """Here the negative bound, so that the worst bound must be chosen."""
+    path = write_sweep(tmp_path, [{"optimizer.learning_rate": rate} for rate in (1e-2, 1e-5)])
+    text = path.read_text()
+    path.write_text(f"PILOT = ('optimizer.learning_rate',)\nMAXIMIZE = 'valid_nll_m2'\n{text}")
+    options = f"--sweep={path}", f"--workdir={tmp_path / 'w'}", "--backend=here"
+    told = command(*options, "--pilot_steps=50")
+    assert told.returncode == 0, told.stderr
+    with (tmp_path / "w" / "pilots.csv").open() as file:
+        pilots = list(csv.DictReader(file))
+    worst = max(pilots, key=lambda row: float(row["valid_nll_m2"]))
+    assert worst["optimizer.learning_rate"] == "1e-05"
+    assert "best on validation: optimizer.learning_rate=1e-05" in told.stdout
+    with (tmp_path / "w" / "sweep.csv").open() as file:
+        assert len(list(csv.DictReader(file))) == 1
+    path.write_text(path.read_text().replace("'valid_nll_m2'", "'no_such'"))
+    wrong = command(*options)
+    assert wrong.returncode == 1
+    assert "error: MAXIMIZE: the result of a point has no 'no_such'" in wrong.stderr
+    assert "Traceback" not in wrong.stderr

@@ -1,0 +1,156 @@
+"""Table 2 of Jang et al. 2017 from finished runs: test bound and accuracy by inference."""
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from experiments import measurement, rundir
+
+if TYPE_CHECKING:
+    from experiments.report import Run
+
+# The paper's bound on the test set, in nats, and accuracy, in per cent.
+PAPER = {
+    "exact": (-106.8, 92.6),
+    "gumbel_softmax": (-109.6, 92.4),
+    "st_gumbel_softmax": (-110.7, 93.6),
+}
+_NAMES = {
+    "exact": "marginalisation",
+    "gumbel_softmax": "Gumbel-Softmax",
+    "st_gumbel_softmax": "ST-Gumbel-Softmax",
+}
+
+
+def choose(runs: Sequence["Run"]) -> list[list["Run"]]:
+    """For each inference, config and number of steps, the seeds of the best validation accuracy."""
+    choices: dict[tuple[Any, ...], dict[str, list[Run]]] = {}
+    for run in runs:
+        if "test_accuracy" not in run.result:
+            continue
+        config = {k: v for k, v in run.config.items() if k not in ("seed", "data.dir")}
+        of_row = choices.setdefault((run.estimator, _config_of(run), run.result["steps"]), {})
+        of_row.setdefault(json.dumps(config, sort_keys=True), []).append(run)
+    best = [max(of_row.values(), key=_valid_accuracy) for of_row in choices.values()]
+    order = [*PAPER, *sorted({run.estimator for run in runs} - set(PAPER))]
+    return sorted(best, key=lambda runs: (_config_of(runs[0]), order.index(runs[0].estimator)))
+
+
+def _config_of(run: "Run") -> str:
+    """The config file that a run is an instance of."""
+    best = run.config.get("consistency.weight", 0) > 0
+    return f"configs/{'semisup_best' if best else 'semisup'}.py"
+
+
+def _valid_accuracy(runs: Sequence["Run"]) -> float:
+    return float(np.mean([run.result["valid_accuracy"] for run in runs]))
+
+
+def _mean(values: Sequence[float]) -> tuple[float, float | None]:
+    """With its standard error; None of one value."""
+    several = len(values) > 1
+    error = float(np.std(values, ddof=1) / len(values) ** 0.5) if several else None
+    return float(np.mean(values)), error
+
+
+def table_row(chosen: Sequence["Run"], runs: Sequence["Run"]) -> dict[str, Any]:
+    """A row of table2.csv; ``runs`` are all, for the paper's way to choose."""
+    first = chosen[0]
+    elbo, elbo_error = _mean([-run.result["test_marginal_nll"] for run in chosen])
+    accuracy, accuracy_error = _mean([100 * run.result["test_accuracy"] for run in chosen])
+    rivals = [
+        run.result["test_accuracy"] for run in runs
+        if "test_accuracy" in run.result and run.estimator == first.estimator
+        and _config_of(run) == _config_of(first) and run.result["steps"] == first.result["steps"]
+    ]  # fmt: skip
+    paper_elbo, paper_accuracy = PAPER.get(first.estimator, (None, None))
+    return {
+        "inference": first.estimator,
+        "config": _config_of(first),
+        "seeds": len(chosen),
+        "steps": first.result["steps"],
+        "elbo": elbo,
+        "elbo_stderr": elbo_error,
+        "accuracy": accuracy,
+        "accuracy_stderr": accuracy_error,
+        "paper_elbo": paper_elbo,
+        "paper_accuracy": paper_accuracy,
+        "batch_size": first.config["batch_size"],
+        "alpha": first.config["alpha"],
+        "valid_accuracy": 100 * _valid_accuracy(chosen),
+        "best_test_accuracy": 100 * max(rivals),  # of all weights and seeds, as in the paper
+        "config_hash": first.result["config_hash"],
+    }
+
+
+def markdown(rows: Sequence[dict[str, Any]]) -> str:
+    """The table as the paper prints it, the paper's numbers in brackets."""
+    lines = [
+        "Test bound in nats, higher is better, and accuracy; in brackets the paper's.",
+        "",
+        "| inference over the class | config | steps x images | seeds | bound | accuracy, % |",
+        "|---|---|---|---|---|---|",
+    ]
+    for row in rows:
+        name = row["inference"]
+        known = f"{_NAMES[name]} (`{name}`)" if name in _NAMES else f"`{name}`"
+        cells = [
+            known,
+            f"`{Path(row['config']).stem}`",
+            f"{row['steps']:,} x {row['batch_size']}",
+            str(row["seeds"]),
+            _cell(row, "elbo"),
+            _cell(row, "accuracy"),
+        ]
+        lines.append("| " + " | ".join(cells) + " |")
+    return "\n".join(lines) + "\n"
+
+
+def _cell(row: dict[str, Any], name: str) -> str:
+    text = f"{row[name]:.1f}"
+    if row[f"{name}_stderr"] is not None:
+        text += f" ± {row[f'{name}_stderr']:.1f}"
+    paper = row[f"paper_{name}"]
+    return text if paper is None else f"{text} ({paper:.1f})"
+
+
+def write(runs: Sequence["Run"], out: Path) -> str:
+    """Write ``table2.csv``, ``.md`` and ``.json`` to a folder; returns the table as text.
+
+    Raises:
+      ValueError: no run has a test accuracy.
+    """
+    chosen = choose(runs)
+    if not chosen:
+        raise ValueError("no run has a test accuracy: all are pilots")
+    rows = [table_row(of_row, runs) for of_row in chosen]
+    pilots = [
+        {
+            "inference": run.estimator,
+            "alpha": run.config["alpha"],
+            "steps": run.result["steps"],
+            "seed": run.config["seed"],
+            "valid_accuracy": 100 * run.result["valid_accuracy"],
+            "config_hash": run.result["config_hash"],
+        }
+        for run in runs
+        if "test_accuracy" not in run.result
+    ]
+    about = {
+        "runs": {
+            of_row[0].result["config_hash"]: {
+                "config": {k: v for k, v in of_row[0].config.items() if k != "data.dir"},
+                "seeds": {run.config["seed"]: run.result for run in of_row},
+                "provenance": rundir.portable(of_row[0].provenance),
+            }
+            for of_row in chosen
+        },
+        "pilots": pilots,
+    }
+    measurement.write(out, "table2", rows, about)
+    text = markdown(rows)
+    rundir.write_atomically(out / "table2.md", text)
+    return text
