@@ -122,6 +122,32 @@ def learning_curve(
     return _save(figure, path)
 
 
+def accuracy_curve(
+    rows: Sequence[Mapping[str, Any]], result: Mapping[str, Any], path: Path
+) -> Path:
+    """Accuracy on validation against the step, on the test set as a point."""
+    figure, axes = _axes(6.5, 4)
+    evaluated = [row for row in rows if row.get("valid_accuracy") is not None]
+    axes.plot(
+        [row["step"] for row in evaluated],
+        [100 * row["valid_accuracy"] for row in evaluated],
+        color=_ACCENT,
+        marker="o",
+        markersize=3,
+        label="validation",
+    )
+    if (test := result.get("test_accuracy")) is not None:
+        label = f"test: {100 * test:.2f} %"
+        style = {"color": "#d55e00", "marker": "*", "markersize": 11, "linestyle": "none"}
+        axes.plot([result["selected_step"]], [100 * test], label=label, **style)
+    axes.set_xlim(left=0)
+    axes.set_xlabel("step")
+    axes.set_ylabel("accuracy, %")
+    axes.xaxis.set_major_formatter(matplotlib.ticker.FuncFormatter(lambda x, _: f"{x:,.0f}"))
+    axes.legend(frameon=False, fontsize=9, loc="lower right")
+    return _save(figure, path)
+
+
 def reconstructions(originals: np.ndarray, reconstructed: np.ndarray, path: Path) -> Path:
     """Test images above the decoder's pixel probabilities at one hard posterior sample of each."""
     sheet = _tiles(np.concatenate([originals, reconstructed]), len(originals))
@@ -187,6 +213,8 @@ def draw_run(
 ) -> list[Path]:
     """Draw all figures of a finished run into ``folder``; returns their paths."""
     paths = [learning_curve(rows, result, folder / "learning_curve.png")]
+    if rows[-1].get("valid_accuracy") is not None:
+        paths.append(accuracy_curve(rows, result, folder / "accuracy.png"))
     if "completions" in pictures:
         path = folder / "completions.png"
         paths.append(completions(pictures["originals"], pictures["completions"], path))
