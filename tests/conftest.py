@@ -1,6 +1,11 @@
 """Settings under which every test runs, and the fixtures that they share."""
 
+import os
 import re
+
+# Most of a test's time was LLVM's optimisation of programs that run once: it is left out, also in
+# the commands that tests start. jax reads the variable when it is imported.
+os.environ["XLA_FLAGS"] = f"--xla_backend_optimization_level=0 {os.environ.get('XLA_FLAGS', '')}"
 
 import jax
 import pytest
