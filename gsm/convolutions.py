@@ -155,7 +155,7 @@ def _compute_kernel(x, output, *, sides):
 
 
 def _primitive(compute) -> Primitive:
-    primitive = Primitive(compute.__name__.removeprefix("_compute_"))
+    primitive = Primitive(compute.__name__.replace("_compute", "convolution"))
     primitive.def_impl(jax.jit(compute, static_argnames="sides"))
     primitive.def_abstract_eval(
         lambda *arguments, sides: jax.typeof(
