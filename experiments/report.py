@@ -96,7 +96,7 @@ class Cell(NamedTuple):
 
 
 def load(folders: Sequence[Path]) -> list[Run]:
-    """All finished runs of sweeps, pilots too, and the chosen runs of earlier reports.
+    """All finished runs of sweeps, pilots too, and the chosen runs of earlier reports, once each.
 
     Raises:
       ReportError: a folder holds no finished runs.
@@ -111,7 +111,7 @@ def load(folders: Sequence[Path]) -> list[Run]:
             raise ReportError(
                 f"{folder} holds no finished runs of a sweep (points/*/result.json), and no report"
             )
-    return runs
+    return list({(run.result["config_hash"], run.config["seed"]): run for run in runs}.values())
 
 
 def load_pilots(folders: Sequence[Path]) -> list[dict[str, Any]]:

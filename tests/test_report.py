@@ -127,14 +127,15 @@ def test_an_earlier_report_is_kept_and_added_to(written, tmp_path):
     assert {tuple(row.items()) for row in read(tmp_path / "again" / "curves.csv")} >= {
         tuple(row.items()) for row in read(out / "curves.csv") if row["estimator"] == "reinmax"
     }
-    write_run(tmp_path / "new", "z", "reinmax", 1e-3, 0, 108.0, 106.0)
+    write_run(tmp_path / "new", "f", "reinmax", 1e-3, 0, 109.0, 107.5)  # the report has it
+    write_run(tmp_path / "new", "z", "reinmax", 1e-3, 1, 108.0, 106.0)
     write_run(tmp_path / "new", "y", "score_function", 3e-3, 0, 121.0, 100.0)
     added = report(f"--runs={out}", f"--runs={tmp_path / 'new'}", f"--out={tmp_path / 'both'}")
     assert added.returncode == 0, added.stderr
     rows = {(row["estimator"], row["steps"]): row for row in read(tmp_path / "both" / "table1.csv")}
     assert float(rows["score_function", "50000"]["test_nats"]) == 119.0
-    both = [float(row["test_nats"]) for row in read(tmp_path / "both" / "table1.csv")]
-    assert 106.75 in both  # the mean of two runs of one choice
+    assert float(rows["reinmax", "50000"]["test_nats"]) == 106.75  # the mean of two seeds
+    assert rows["reinmax", "50000"]["seeds"] == "2"
 
 
 # --- Table 2 -----------------------------------------------------------------------------------
@@ -197,7 +198,9 @@ def test_folders_that_cannot_serve_are_told_in_one_line(tmp_path):
     assert "Traceback" not in ended.stderr
 
 
-def test_the_readme_shows_the_committed_table():
+@pytest.mark.parametrize("number", [1, 2])
+def test_the_readme_shows_the_committed_table(number):
     readme = (ROOT / "README.md").read_text()
-    shown = readme.partition("<!-- table 1 -->\n")[2].partition("\n<!-- end -->")[0]
-    assert shown == (ROOT / "results" / "table1" / "table1.md").read_text().strip()
+    shown = readme.partition(f"<!-- table {number} -->\n")[2].partition("\n<!-- end -->")[0]
+    committed = ROOT / "results" / f"table{number}" / f"table{number}.md"
+    assert shown == committed.read_text().strip()
