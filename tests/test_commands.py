@@ -178,8 +178,9 @@ def test_one_command_trains_and_leaves_everything_in_the_folder(unbroken):
     assert ended.code == 0, ended.err
     result = result_of(workdir)
     assert set(result) == {
-        "test_nll_m4", "test_rate", "valid_nll_m2", "valid_rate", "selected_step", "steps", "seconds",
-        "steps_per_second", "test_seconds", "estimator", "dataset", "seed", "config_hash",
+        "test_nll_m4", "test_rate", "valid_nll_m2", "valid_rate", "selected_step", "steps",
+        "seconds", "steps_per_second", "test_seconds", "estimator", "dataset", "seed",
+        "config_hash",
     }  # fmt: skip
     assert result["steps"] == 2000
     assert result["selected_step"] == 250
