@@ -20,6 +20,14 @@ from absl import app, flags
 
 from experiments import config as configuration
 from experiments import figures, rundir, table2
+from experiments.finished import (
+    ReportError,
+    Run,
+    kept,
+    load,
+    load_classifier_pilots,
+    load_pilots,
+)
 
 _RUNS = flags.DEFINE_multi_string(
     "runs", None, "Folder of a sweep or of an earlier report; may be repeated.", required=True
@@ -40,41 +48,6 @@ _CURVE_EVERY = 5_000  # steps between two points of the paper's curves, where th
 _NOT_CHOSEN = ("seed", "data.dir")
 
 
-class ReportError(Exception):
-    """The folders cannot serve; the message says why."""
-
-
-class Run(NamedTuple):
-    """A finished run."""
-
-    task: str
-    config: dict[str, Any]
-    result: dict[str, Any]
-    rows: list[dict[str, Any]]
-    provenance: dict[str, Any]
-
-    @property
-    def estimator(self) -> str:
-        """Registry key; a multi-sample objective is named instead of the estimator that it uses."""
-        objective = self.config.get("objective", "elbo")
-        return self.config["estimator"] if objective == "elbo" else objective
-
-    @property
-    def name(self) -> tuple[str, str]:
-        """Task and estimator."""
-        return self.task, self.estimator
-
-    @property
-    def valid_nats(self) -> float:
-        """Validation bound of the parameters that were tested."""
-        return next(v for name, v in self.result.items() if name.startswith("valid_nll_"))
-
-    @property
-    def test_nats(self) -> float | None:
-        """The reported bound; None of a pilot."""
-        return next((v for name, v in self.result.items() if name.startswith("test_nll_")), None)
-
-
 class Cell(NamedTuple):
     """What validation chose for one task, estimator and number of steps: one run for each seed."""
 
@@ -93,69 +66,6 @@ class Cell(NamedTuple):
     def test_nats(self) -> float:
         """Mean over seeds."""
         return float(np.mean([run.test_nats for run in self.runs]))
-
-
-def load(folders: Sequence[Path]) -> list[Run]:
-    """All finished runs of sweeps, pilots too, and the chosen runs of earlier reports, once each.
-
-    Raises:
-      ReportError: a folder holds no finished runs.
-    """
-    runs = []
-    for folder in folders:
-        paths = sorted(folder.glob("points/*/result.json"))
-        runs += [_load_run(path.parent) for path in paths]
-        if (folder / "table1.json").exists():
-            runs += _load_report(folder)
-        elif not paths:
-            raise ReportError(
-                f"{folder} holds no finished runs of a sweep (points/*/result.json), and no report"
-            )
-    return list({(run.result["config_hash"], run.config["seed"]): run for run in runs}.values())
-
-
-def load_pilots(folders: Sequence[Path]) -> list[dict[str, Any]]:
-    """The rows of pilots.csv of those folders that are earlier reports."""
-    rows: list[dict[str, Any]] = []
-    for path in (folder / "pilots.csv" for folder in folders):
-        if path.exists() and (path.parent / "table1.json").exists():
-            with path.open() as file:
-                rows += csv.DictReader(file)
-    return rows
-
-
-def _load_report(folder: Path) -> list[Run]:
-    """The runs that a report chose, from what it kept of them."""
-    with (folder / "curves.csv").open() as file:
-        curves = list(csv.DictReader(file))
-    runs = []
-    for entry in json.loads((folder / "table1.json").read_text())["runs"].values():
-        for seed, result in entry["seeds"].items():
-            config = entry["config"] | {"seed": int(seed)}
-            run = Run(_task_of(config), config, result, [], entry["provenance"])
-            valid = next(name for name in result if name.startswith("valid_nll_"))
-            for row in curves:
-                if (row["task"], row["estimator"], row["seed"]) != (*run.name, seed):
-                    continue
-                values = {valid: row["valid_nats"], "curve_nll_": row["test_nats"]}
-                numbers = {name: float(text) for name, text in values.items() if text}
-                run.rows.append({"step": int(row["step"]), "loss": float(row["loss"]), **numbers})
-            runs.append(run)
-    return runs
-
-
-def _load_run(folder: Path) -> Run:
-    config, result, starts = (
-        json.loads((folder / f"{name}.json").read_text())
-        for name in ("config", "result", "provenance")
-    )
-    rows = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
-    return Run(_task_of(config), config, result, rows, starts[-1])
-
-
-def _task_of(config: Mapping[str, Any]) -> str:
-    latents = "bern" if config["model.num_classes"] == 2 else "cat"
-    return f"{latents}_{config['task']}"
 
 
 def choose(runs: Iterable[Run]) -> list[Cell]:
@@ -363,14 +273,7 @@ def write(
             figures.draw_overlay(curves, paper, titles, out / f"{name}.png")
     about = {
         "report": rundir.provenance(),
-        "runs": {
-            cell.runs[0].result["config_hash"]: {
-                "config": {k: v for k, v in cell.runs[0].config.items() if k != "data.dir"},
-                "seeds": {run.config["seed"]: run.result for run in cell.runs},
-                "provenance": rundir.portable(cell.runs[0].provenance),
-            }
-            for cell in cells
-        },
+        "runs": kept([cell.runs for cell in cells]),
     }
     rundir.write_atomically(out / "table1.json", json.dumps(about, indent=1) + "\n")
     return text
@@ -385,7 +288,8 @@ def main(argv: list[str]) -> None:
         runs = load(folders)
         texts = []
         if semisupervised := [run for run in runs if run.config["task"] == "semisupervised"]:
-            texts.append(table2.write(semisupervised, out))
+            pilots = load_classifier_pilots(folders)
+            texts.append(table2.write(semisupervised, out, pilots))
         if others := [run for run in runs if run.config["task"] != "semisupervised"]:
             paper = read_curves(Path(_PAPER.value) / "curves.csv")
             texts.append(write(others, paper, out, load_pilots(folders)))

@@ -3,14 +3,12 @@
 import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
 from experiments import measurement, rundir
-
-if TYPE_CHECKING:
-    from experiments.report import Run
+from experiments.finished import Run, kept
 
 # The paper's bound on the test set, in nats, and accuracy, in per cent.
 PAPER = {
@@ -25,27 +23,35 @@ _NAMES = {
 }
 
 
-def choose(runs: Sequence["Run"]) -> list[list["Run"]]:
+def choose(runs: Sequence[Run]) -> list[list[Run]]:
     """For each inference, config and number of steps, the seeds of the best validation accuracy."""
-    choices: dict[tuple[Any, ...], dict[str, list[Run]]] = {}
-    for run in runs:
-        if "test_accuracy" not in run.result:
-            continue
-        config = {k: v for k, v in run.config.items() if k not in ("seed", "data.dir")}
-        of_row = choices.setdefault((run.estimator, _config_of(run), run.result["steps"]), {})
-        of_row.setdefault(json.dumps(config, sort_keys=True), []).append(run)
-    best = [max(of_row.values(), key=_valid_accuracy) for of_row in choices.values()]
+    of_rows: dict[tuple[Any, ...], list[list[Run]]] = {}
+    for seeds in tested(runs):
+        first = seeds[0]
+        name = (first.estimator, _config_of(first), first.result["steps"])
+        of_rows.setdefault(name, []).append(seeds)
+    best = [max(of_row, key=_valid_accuracy) for of_row in of_rows.values()]
     order = [*PAPER, *sorted({run.estimator for run in runs} - set(PAPER))]
     return sorted(best, key=lambda runs: (_config_of(runs[0]), order.index(runs[0].estimator)))
 
 
-def _config_of(run: "Run") -> str:
+def tested(runs: Sequence[Run]) -> list[list[Run]]:
+    """The runs that read the test set: for each config its seeds."""
+    of_config: dict[str, list[Run]] = {}
+    for run in runs:
+        if "test_accuracy" in run.result:
+            config = {k: v for k, v in run.config.items() if k not in ("seed", "data.dir")}
+            of_config.setdefault(json.dumps(config, sort_keys=True), []).append(run)
+    return [sorted(seeds, key=lambda run: run.config["seed"]) for seeds in of_config.values()]
+
+
+def _config_of(run: Run) -> str:
     """The config file that a run is an instance of."""
     best = run.config.get("consistency.weight", 0) > 0
     return f"configs/{'semisup_best' if best else 'semisup'}.py"
 
 
-def _valid_accuracy(runs: Sequence["Run"]) -> float:
+def _valid_accuracy(runs: Sequence[Run]) -> float:
     return float(np.mean([run.result["valid_accuracy"] for run in runs]))
 
 
@@ -56,7 +62,7 @@ def _mean(values: Sequence[float]) -> tuple[float, float | None]:
     return float(np.mean(values)), error
 
 
-def table_row(chosen: Sequence["Run"], runs: Sequence["Run"]) -> dict[str, Any]:
+def table_row(chosen: Sequence[Run], runs: Sequence[Run]) -> dict[str, Any]:
     """A row of table2.csv; ``runs`` are all, for the paper's way to choose."""
     first = chosen[0]
     elbo, elbo_error = _mean([-run.result["test_marginal_nll"] for run in chosen])
@@ -117,8 +123,26 @@ def _cell(row: dict[str, Any], name: str) -> str:
     return text if paper is None else f"{text} ({paper:.1f})"
 
 
-def write(runs: Sequence["Run"], out: Path) -> str:
+def pilot_row(run: Run) -> dict[str, Any]:
+    """What is kept of a run that did not read the test set."""
+    return {
+        "inference": run.estimator,
+        "alpha": run.config["alpha"],
+        "learning_rate": run.config["optimizer.learning_rate"],
+        "steps": run.result["steps"],
+        "seed": run.config["seed"],
+        "valid_accuracy": 100 * run.result["valid_accuracy"],
+        "config_hash": run.result["config_hash"],
+    }
+
+
+def write(runs: Sequence[Run], out: Path, pilots: Sequence[dict[str, Any]] = ()) -> str:
     """Write ``table2.csv``, ``.md`` and ``.json`` to a folder; returns the table as text.
+
+    Args:
+      runs: semi-supervised ones.
+      out: the folder.
+      pilots: those of earlier reports.
 
     Raises:
       ValueError: no run has a test accuracy.
@@ -127,29 +151,8 @@ def write(runs: Sequence["Run"], out: Path) -> str:
     if not chosen:
         raise ValueError("no run has a test accuracy: all are pilots")
     rows = [table_row(of_row, runs) for of_row in chosen]
-    pilots = [
-        {
-            "inference": run.estimator,
-            "alpha": run.config["alpha"],
-            "steps": run.result["steps"],
-            "seed": run.config["seed"],
-            "valid_accuracy": 100 * run.result["valid_accuracy"],
-            "config_hash": run.result["config_hash"],
-        }
-        for run in runs
-        if "test_accuracy" not in run.result
-    ]
-    about = {
-        "runs": {
-            of_row[0].result["config_hash"]: {
-                "config": {k: v for k, v in of_row[0].config.items() if k != "data.dir"},
-                "seeds": {run.config["seed"]: run.result for run in of_row},
-                "provenance": rundir.portable(of_row[0].provenance),
-            }
-            for of_row in chosen
-        },
-        "pilots": pilots,
-    }
+    tried = [*pilots, *(pilot_row(run) for run in runs if "test_accuracy" not in run.result)]
+    about = {"runs": kept(tested(runs)), "pilots": tried}
     measurement.write(out, "table2", rows, about)
     text = markdown(rows)
     rundir.write_atomically(out / "table2.md", text)

@@ -122,6 +122,7 @@ def build(config: ConfigDict, dataset: data.Dataset, shared: Task | None = None)
     images = _images(config, dataset)
     model = _MODELS[config.task](config, images, hyperparams(0, settings(config)))
     examples = model.examples
+    pictures = jax.jit(model.pictures)
     measured = [
         jax.jit(functools.partial(_measures, measures, examples.to_float))
         for measures in (model.measures, model.test_measures or model.measures)
@@ -162,7 +163,7 @@ def build(config: ConfigDict, dataset: data.Dataset, shared: Task | None = None)
         },
         pictures=lambda params, key: {
             name: np.asarray(array)
-            for name, array in model.pictures(params, key, examples.to_float(test)).items()
+            for name, array in pictures(params, key, examples.to_float(test)).items()
         },
     )
 

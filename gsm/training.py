@@ -64,16 +64,20 @@ class TrainState(NamedTuple):
 
 def init_state(program: Program, key: Key[Array, ""]) -> TrainState:
     """State at step 0. The run's own key and the initial parameters come from ``key``."""
-    key_params, key_run = random.split(key)
-    params, learned = program.init(key_params)
-    return TrainState(
-        jnp.int32(0),
-        key_run,
-        params,
-        program.optimizer.init(params),
-        learned,
-        program.learned_optimizer.init(learned),
-    )
+
+    def init(key):
+        key_params, key_run = random.split(key)
+        params, learned = program.init(key_params)
+        return TrainState(
+            jnp.int32(0),
+            key_run,
+            params,
+            program.optimizer.init(params),
+            learned,
+            program.learned_optimizer.init(learned),
+        )
+
+    return jax.jit(init)(key)  # one program in place of a hundred small ones
 
 
 def mean_loss(

@@ -184,6 +184,29 @@ def test_table_2_goes_by_the_accuracy_on_validation(tmp_path):
     assert not (tmp_path / "out" / "table1.csv").exists()
 
 
+def test_an_earlier_table_2_is_kept_and_added_to(tmp_path):
+    """Alone it is written anew as it was; a new seed joins the others, a new config competes."""
+    write_classifier(tmp_path, "a", "exact", 0.1, 0, 0.93, 0.92)
+    write_classifier(tmp_path, "c", "exact", 1.0, 0, 0.90, 0.99)
+    write_classifier(tmp_path, "p", "exact", 10.0, 0, 0.50, None)
+    earlier, again, both = (tmp_path / name for name in ("earlier", "again", "both"))
+    for runs, out in ((tmp_path, earlier), (earlier, again)):
+        ended = report(f"--runs={runs}", f"--out={out}")
+        assert ended.returncode == 0, ended.stderr
+    assert (again / "table2.csv").read_text() == (earlier / "table2.csv").read_text()
+    pilots = [json.loads((out / "table2.json").read_text())["pilots"] for out in (earlier, again)]
+    assert pilots[0] == pilots[1] != []
+    write_classifier(tmp_path / "new", "b", "exact", 0.1, 1, 0.95, 0.94)
+    write_classifier(tmp_path / "new", "c", "exact", 1.0, 0, 0.90, 0.99)  # the report has it
+    assert (
+        report(f"--runs={earlier}", f"--runs={tmp_path / 'new'}", f"--out={both}").returncode == 0
+    )
+    (row,) = read(both / "table2.csv")
+    assert (row["seeds"], row["alpha"]) == ("2", "0.1")
+    assert float(row["accuracy"]) == pytest.approx(93.0)
+    assert float(row["best_test_accuracy"]) == pytest.approx(99.0)
+
+
 def test_pilots_alone_make_no_table_2(tmp_path):
     write_classifier(tmp_path, "p", "exact", 0.1, 0, 0.9, None)
     ended = report(f"--runs={tmp_path}")

@@ -42,26 +42,28 @@ def test_marginalisation_is_the_sum_over_classes_of_labelled_losses(small):
     model, params = small
     key = random.key(3)
     _, key_style = random.split(random.clone(key))
-    probabilities = objectives.semisupervised_classify(model, params, X)
+    probabilities = jax.jit(objectives.semisupervised_classify, static_argnums=0)(model, params, X)
+    labelled_loss = jax.jit(objectives.semisupervised_labelled_loss, static_argnums=0)
     labelled = jnp.stack(
-        [
-            objectives.semisupervised_labelled_loss(model, params, random.clone(key_style), X, y)
-            for y in jnp.eye(3)[:, None]
-        ]
+        [labelled_loss(model, params, random.clone(key_style), X, y) for y in jnp.eye(3)[:, None]]
     )
     entropy = distributions.entropy(jnp.log(probabilities)[None])
     by_hand = jnp.vdot(probabilities, labelled) - entropy
-    bound = objectives.semisupervised_marginal_bound(model, params, key, X)
+    bound = jax.jit(objectives.semisupervised_marginal_bound, static_argnums=0)(
+        model, params, key, X
+    )
     np.testing.assert_allclose(-bound, by_hand, rtol=1e-5)
 
 
 def test_the_log_weight_has_the_marginal_bound_as_its_mean(small):
     """Two z-tests at 20,000 keys; false alarm 1e-6 each."""
     model, params = small
-    keys = random.split(random.key(4), 20_000)
-    weights = jax.vmap(lambda k: objectives.semisupervised_log_weight(model, params, k, X))(keys)
-    bounds = jax.vmap(lambda k: objectives.semisupervised_marginal_bound(model, params, k, X))(
-        random.split(random.key(5), 20_000)
+    weights, bounds = (
+        jax.jit(jax.vmap(lambda k, of=of: of(model, params, k, X)))(keys)
+        for of, keys in (
+            (objectives.semisupervised_log_weight, random.split(random.key(4), 20_000)),
+            (objectives.semisupervised_marginal_bound, random.split(random.key(5), 20_000)),
+        )
     )
     difference = np.asarray(weights, np.float64) - np.asarray(bounds, np.float64)
     assert abs(z_score(difference, 0.0)) < 4.9
@@ -221,13 +223,17 @@ def labelled_images(digits, number):  # noqa: F811
 
 
 def other_loss(digits, params, key, **changes):  # noqa: F811
+    return jax.jit(other_loss_of(digits, **changes))(params, key)
+
+
+def other_loss_of(digits, **changes):  # noqa: F811
     config = config_with(labels__number=10, data__binarization="threshold", **changes)
-    return tasks.build(config, digits).program.other_loss(params, key)
+    return tasks.build(config, digits).program.other_loss
 
 
 def test_alpha_weighs_the_classification_of_all_labelled_images(digits):  # noqa: F811
     task = tasks.build(config_with(labels__number=10, data__binarization="threshold"), digits)
-    params, _ = task.program.init(random.key(1))
+    params, _ = jax.jit(task.program.init)(random.key(1))
     losses = [other_loss(digits, params, random.key(2), alpha=alpha) for alpha in (0.0, 2.0)]
     images, labels = labelled_images(digits, 10)
     probabilities = task.classify(params, images)[np.arange(10), labels]
@@ -239,12 +245,13 @@ def test_alpha_weighs_the_classification_of_all_labelled_images(digits):  # noqa
 def test_a_labelled_minibatch_is_drawn_anew_in_each_step(digits):  # noqa: F811
     """With a huge alpha the loss tells which image was drawn."""
     task = tasks.build(config_with(labels__number=10, data__binarization="threshold"), digits)
-    params, _ = task.program.init(random.key(1))
+    params, _ = jax.jit(task.program.init)(random.key(1))
     images, labels = labelled_images(digits, 10)
     each = -1e6 * np.log(task.classify(params, images)[np.arange(10), labels])
+    loss_of = jax.jit(other_loss_of(digits, alpha=1e6, labels__batch_size=1))
     seen = set()
     for seed in range(12):
-        loss = other_loss(digits, params, random.key(seed), alpha=1e6, labels__batch_size=1)
+        loss = loss_of(params, random.key(seed))
         nearest = int(np.argmin(abs(each - loss)))
         assert abs(each[nearest] - loss) < 2_000  # the generative part
         seen.add(nearest)
@@ -258,11 +265,13 @@ def test_consistency_is_the_cross_entropy_with_the_confident_class(digits):  # n
         for threshold in (0.0, 1.0)
     }
     task = tasks_of[0.0]
-    params, learned = task.program.init(random.key(1))
+    params, learned = jax.jit(task.program.init)(random.key(1))
     example = task.program.prepare(random.key(2), task.train[0])
     assert (example["image"] != example["augmented"]).any()
     losses = {
-        threshold: other.program.loss(params, learned, random.key(3), example, Hyperparams())
+        threshold: jax.jit(other.program.loss)(
+            params, learned, random.key(3), example, Hyperparams()
+        )
         for threshold, other in tasks_of.items()
     }
     before, after = task.classify(params, jnp.stack([example["image"], example["augmented"]]))
@@ -273,7 +282,7 @@ def test_consistency_is_the_cross_entropy_with_the_confident_class(digits):  # n
 def test_augmented_images_are_what_is_classified_of_the_labelled(digits):  # noqa: F811
     """And only that: with alpha 0 the loss does not change."""
     task = tasks.build(config_with(labels__number=10), digits)
-    params, _ = task.program.init(random.key(1))
+    params, _ = jax.jit(task.program.init)(random.key(1))
 
     def difference(alpha):
         plain, changed = (

@@ -1,0 +1,128 @@
+"""Finished runs: from their folders, or from what an earlier report kept of them."""
+
+import csv
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from experiments import rundir
+
+
+class ReportError(Exception):
+    """The folders cannot serve; the message says why."""
+
+
+class Run(NamedTuple):
+    """A finished run."""
+
+    task: str
+    config: dict[str, Any]
+    result: dict[str, Any]
+    rows: list[dict[str, Any]]
+    provenance: dict[str, Any]
+
+    @property
+    def estimator(self) -> str:
+        """Registry key; a multi-sample objective is named instead of the estimator that it uses."""
+        objective = self.config.get("objective", "elbo")
+        return self.config["estimator"] if objective == "elbo" else objective
+
+    @property
+    def name(self) -> tuple[str, str]:
+        """Task and estimator."""
+        return self.task, self.estimator
+
+    @property
+    def valid_nats(self) -> float:
+        """Validation bound of the parameters that were tested."""
+        return next(v for name, v in self.result.items() if name.startswith("valid_nll_"))
+
+    @property
+    def test_nats(self) -> float | None:
+        """The reported bound; None of a pilot."""
+        return next((v for name, v in self.result.items() if name.startswith("test_nll_")), None)
+
+
+def load(folders: Sequence[Path]) -> list[Run]:
+    """All finished runs of sweeps, pilots too, and the chosen runs of earlier reports, once each.
+
+    Raises:
+      ReportError: a folder holds no finished runs.
+    """
+    runs = []
+    for folder in folders:
+        paths = sorted(folder.glob("points/*/result.json"))
+        runs += [_load_run(path.parent) for path in paths]
+        reports = [folder / f"{table}.json" for table in ("table1", "table2")]
+        for report in (path for path in reports if path.exists()):
+            runs += _load_report(report)
+        if not paths and not any(path.exists() for path in reports):
+            raise ReportError(
+                f"{folder} holds no finished runs of a sweep (points/*/result.json), and no report"
+            )
+    return list({(run.result["config_hash"], run.config["seed"]): run for run in runs}.values())
+
+
+def load_pilots(folders: Sequence[Path]) -> list[dict[str, Any]]:
+    """The rows of pilots.csv of those folders that are earlier reports of Table 1."""
+    rows: list[dict[str, Any]] = []
+    for path in (folder / "pilots.csv" for folder in folders):
+        if path.exists() and (path.parent / "table1.json").exists():
+            with path.open() as file:
+                rows += csv.DictReader(file)
+    return rows
+
+
+def load_classifier_pilots(folders: Sequence[Path]) -> list[dict[str, Any]]:
+    """The pilots of those folders that are earlier reports of Table 2."""
+    paths = (folder / "table2.json" for folder in folders)
+    return [row for p in paths if p.exists() for row in json.loads(p.read_text())["pilots"]]
+
+
+def kept(groups: Sequence[Sequence[Run]]) -> dict[str, Any]:
+    """What a report keeps of its runs, each group being the seeds of one config."""
+    return {
+        runs[0].result["config_hash"]: {
+            "config": {name: v for name, v in runs[0].config.items() if name != "data.dir"},
+            "seeds": {run.config["seed"]: run.result for run in runs},
+            "provenance": rundir.portable(runs[0].provenance),
+        }
+        for runs in groups
+    }
+
+
+def _load_report(path: Path) -> list[Run]:
+    """The runs that a report chose, from what it kept of them."""
+    curves = []
+    if (path.parent / "curves.csv").exists():
+        with (path.parent / "curves.csv").open() as file:
+            curves = list(csv.DictReader(file))
+    runs = []
+    for entry in json.loads(path.read_text())["runs"].values():
+        for seed, result in entry["seeds"].items():
+            config = entry["config"] | {"seed": int(seed)}
+            run = Run(_task_of(config), config, result, [], entry["provenance"])
+            valid = next(name for name in result if name.startswith("valid_nll_"))
+            for row in curves:
+                if (row["task"], row["estimator"], row["seed"]) != (*run.name, seed):
+                    continue
+                values = {valid: row["valid_nats"], "curve_nll_": row["test_nats"]}
+                numbers = {name: float(text) for name, text in values.items() if text}
+                run.rows.append({"step": int(row["step"]), "loss": float(row["loss"]), **numbers})
+            runs.append(run)
+    return runs
+
+
+def _load_run(folder: Path) -> Run:
+    config, result, starts = (
+        json.loads((folder / f"{name}.json").read_text())
+        for name in ("config", "result", "provenance")
+    )
+    rows = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    return Run(_task_of(config), config, result, rows, starts[-1])
+
+
+def _task_of(config: Mapping[str, Any]) -> str:
+    latents = "bern" if config["model.num_classes"] == 2 else "cat"
+    return f"{latents}_{config['task']}"
