@@ -235,6 +235,7 @@ def check(config: ConfigDict) -> ConfigDict:
         require(
             "labels.batch_size", whole, f"between 0 (all) and the {config.labels.number} labels"
         )
+        require("labels.weight", 0 <= config.labels.weight < float("inf"), "0 or more and finite")
         for name in ("shift", "rotation"):
             name = f"augmentation.{name}"
             require(name, 0 <= known[name] < float("inf"), "0 or more and finite")

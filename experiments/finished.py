@@ -6,6 +6,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from configs import defaults
+from experiments import config as configuration
 from experiments import rundir
 
 
@@ -101,7 +103,7 @@ def _load_report(path: Path) -> list[Run]:
     runs = []
     for entry in json.loads(path.read_text())["runs"].values():
         for seed, result in entry["seeds"].items():
-            config = entry["config"] | {"seed": int(seed)}
+            config = _completed(entry["config"] | {"seed": int(seed)})
             run = Run(_task_of(config), config, result, [], entry["provenance"])
             valid = next(name for name in result if name.startswith("valid_nll_"))
             for row in curves:
@@ -120,7 +122,14 @@ def _load_run(folder: Path) -> Run:
         for name in ("config", "result", "provenance")
     )
     rows = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    config = _completed(config)
     return Run(_task_of(config), config, result, rows, starts[-1])
+
+
+def _completed(config: dict[str, Any]) -> dict[str, Any]:
+    """The fields of a run, and those that were added after it, at their defaults."""
+    default = defaults.TASKS[config["task"]](config["data.name"])
+    return dict(configuration.fields(default)) | config
 
 
 def _task_of(config: Mapping[str, Any]) -> str:

@@ -472,9 +472,11 @@ def _semisupervised(config: ConfigDict, images: _Images, initial: Hyperparams) -
         x = seen = images.prepare(key_image, stored)
         if augments:
             seen = augment(key_augmented, stored)
+        loss = config.alpha * objectives.semisupervised_classification_loss(model, params, seen, y)
+        if config.labels.weight == 0:  # then it need not be computed
+            return loss
         bound = objectives.semisupervised_labelled_loss(model, params, key_style, x, y)
-        classification = objectives.semisupervised_classification_loss(model, params, seen, y)
-        return bound + config.alpha * classification
+        return loss + config.labels.weight * bound
 
     def other_loss(params, key):
         size = config.labels.batch_size or len(chosen)

@@ -1,7 +1,10 @@
 """Settings under which every test runs, and the fixtures that they share."""
 
+import atexit
 import os
 import re
+import shutil
+import tempfile
 
 import jax
 import pytest
@@ -21,6 +24,13 @@ _FLAGS = os.environ.get("XLA_FLAGS")
 os.environ["XLA_FLAGS"] = f"--xla_backend_optimization_level=0 {_FLAGS or ''}"
 jax.config.update("jax_platforms", "cpu")
 jax.devices()
+# The commands share what they have compiled, those of pytest's other processes too. This process
+# does not: it has read jax's settings by now.
+if "PYTEST_XDIST_WORKER" not in os.environ and "JAX_COMPILATION_CACHE_DIR" not in os.environ:
+    _CACHE = tempfile.mkdtemp(prefix="gsm-tests-")
+    atexit.register(shutil.rmtree, _CACHE, ignore_errors=True)
+    os.environ["JAX_COMPILATION_CACHE_DIR"] = _CACHE
+    os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0.1"
 if _FLAGS is None:
     del os.environ["XLA_FLAGS"]
 else:

@@ -12,7 +12,7 @@ import pytest
 ROOT = Path(__file__).parent.parent
 CONFIG = {
     "task": "vae", "model.num_classes": 10, "objective": "elbo", "temperature.rate": 1e-4,
-    "num_samples": 0, "data.dir": "/somewhere/secret",
+    "num_samples": 0, "data.name": "mnist", "data.dir": "/somewhere/secret",
 }  # fmt: skip
 
 
@@ -196,7 +196,10 @@ def test_an_earlier_table_2_is_kept_and_added_to(tmp_path):
     assert (again / "table2.csv").read_text() == (earlier / "table2.csv").read_text()
     pilots = [json.loads((out / "table2.json").read_text())["pilots"] for out in (earlier, again)]
     assert pilots[0] == pilots[1] != []
-    write_classifier(tmp_path / "new", "b", "exact", 0.1, 1, 0.95, 0.94)
+    # A field that the first has not yet, at its default.
+    write_classifier(
+        tmp_path / "new", "b", "exact", 0.1, 1, 0.95, 0.94, **{"optimizer.momentum": 0.9}
+    )
     write_classifier(tmp_path / "new", "c", "exact", 1.0, 0, 0.90, 0.99)  # the report has it
     assert (
         report(f"--runs={earlier}", f"--runs={tmp_path / 'new'}", f"--out={both}").returncode == 0

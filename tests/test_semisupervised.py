@@ -197,6 +197,7 @@ def config_with(**changes):
         ({"alpha": -0.1}, "config.alpha must be 0 or more and finite; got -0.1"),
         ({"labels__number": 0}, "config.labels.number must be between 1"),
         ({"labels__batch_size": 101}, r"between 0 \(all\) and the 100 labels; got 101"),
+        ({"labels__weight": -1.0}, "config.labels.weight must be 0 or more and finite; got -1.0"),
         ({"augmentation__shift": -1.0}, "config.augmentation.shift must be 0 or more and finite"),
         ({"augmentation__scale": 1.0}, "config.augmentation.scale must be at least 0 and below 1"),
         ({"consistency__weight": -1.0}, "config.consistency.weight must be 0 or more and finite"),
@@ -242,6 +243,19 @@ def test_alpha_weighs_the_classification_of_all_labelled_images(digits):  # noqa
     )
 
 
+def test_without_weight_the_labelled_images_are_only_classified(digits):  # noqa: F811
+    """And with it their bound counts so often."""
+    task = tasks.build(config_with(labels__number=10, data__binarization="threshold"), digits)
+    params, _ = jax.jit(task.program.init)(random.key(1))
+
+    def loss(alpha, weight):
+        return other_loss(digits, params, random.key(2), alpha=alpha, labels__weight=weight)
+
+    bound = loss(0.0, 1.0)
+    assert bound > 10
+    np.testing.assert_allclose(loss(2.0, 0.5) - loss(2.0, 0.0), bound / 2, rtol=1e-3)
+
+
 def test_a_labelled_minibatch_is_drawn_anew_in_each_step(digits):  # noqa: F811
     """With a huge alpha the loss tells which image was drawn."""
     task = tasks.build(config_with(labels__number=10, data__binarization="threshold"), digits)
@@ -269,9 +283,7 @@ def test_consistency_is_the_cross_entropy_with_the_confident_class(digits):  # n
     example = task.program.prepare(random.key(2), task.train[0])
     assert (example["image"] != example["augmented"]).any()
     losses = {
-        threshold: jax.jit(other.program.loss)(
-            params, learned, random.key(3), example, Hyperparams()
-        )
+        threshold: other.program.loss(params, learned, random.key(3), example, Hyperparams())
         for threshold, other in tasks_of.items()
     }
     before, after = task.classify(params, jnp.stack([example["image"], example["augmented"]]))
@@ -286,7 +298,7 @@ def test_augmented_images_are_what_is_classified_of_the_labelled(digits):  # noq
 
     def difference(alpha):
         plain, changed = (
-            other_loss(digits, params, random.key(2), alpha=alpha, augmentation__shift=shift)
+            other_loss_of(digits, alpha=alpha, augmentation__shift=shift)(params, random.key(2))
             for shift in (0.0, 3.0)
         )
         return abs(plain - changed)
