@@ -7,8 +7,9 @@ def vae(dataset: str) -> ConfigDict:
     """The categorical VAE of Jang et al. 2017, section 4.2, on one dataset."""
     config = _common(dataset)
     config.task = "vae"
-    # elbo; vimco: the multi-sample bound of hard samples (with the score_function); iwae: that of
-    # relaxed ones (with gumbel_softmax). The last two have no KL term.
+    # elbo; or the multi-sample bound. vimco: of hard samples, with the score_function. iwae: of
+    # relaxed ones with gumbel_softmax, of hard ones with straight_through, reinmax and their like.
+    # The last two have no KL term.
     config.objective = "elbo"
     # The KL term: analytic, relaxed_log_mass, relaxed_density or sampled (gsm.objectives.vae_loss).
     config.kl = "analytic"

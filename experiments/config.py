@@ -312,11 +312,12 @@ def check(config: ConfigDict) -> ConfigDict:
 
 def _check_vae(config: ConfigDict) -> str:
     """The objective, once it is known to go with the estimator and the form of the KL term."""
-    pairs = {"vimco": "score_function", "iwae": "gumbel_softmax"}
-    if (needed := pairs.get(config.objective, config.estimator)) != config.estimator:
+    hard = (name for name, entry in ESTIMATORS.items() if entry.is_sampler and not entry.relaxed)
+    pairs = {"vimco": ("score_function",), "iwae": ("gumbel_softmax", *hard)}
+    if config.estimator not in (needed := pairs.get(config.objective, (config.estimator,))):
         raise ConfigError(
-            f"config.objective={config.objective} needs config.estimator={needed}; got "
-            f"{config.estimator}"
+            f"config.objective={config.objective} needs config.estimator={' or '.join(needed)}; "
+            f"got {config.estimator}"
         )
     signalled = "variance" in ESTIMATORS[config.estimator].learned and config.objective == "elbo"
     if config.signal.normalize and signalled and config.kl == "analytic":

@@ -1,6 +1,6 @@
 """Figures of one run, from arrays and metric rows. Never imports jax."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -40,6 +40,17 @@ ESTIMATOR_COLOURS = {
     "iwae": "#5e4fa2",
 }
 """One colour per estimator, and multi-sample objective, in every figure of the project."""
+
+
+def _colour_key(name: str) -> str:
+    """Of an estimator, or of an objective by one: "iwae_reinmax" is of the kind iwae."""
+    return name if name in ESTIMATOR_COLOURS else name.partition("_")[0]
+
+
+def in_order(estimators: Iterable[str]) -> list[str]:
+    """Each name once, by kinds."""
+    order = list(ESTIMATOR_COLOURS)
+    return sorted(set(estimators), key=lambda name: (order.index(_colour_key(name)), name))
 
 
 def _save(figure: plt.Figure, path: Path) -> Path:
@@ -543,8 +554,8 @@ def draw_overlay(
         last = max((row["step"] for row in here), default=1)
         shown = []
         for ax, ours in zip(column, (True, False), strict=False):
-            for estimator in ESTIMATOR_COLOURS:
-                colour = ESTIMATOR_COLOURS[estimator]
+            for estimator in in_order([*in_paper, *(row["estimator"] for row in here)]):
+                colour = ESTIMATOR_COLOURS[_colour_key(estimator)]
                 of_it = [row for row in here if row["estimator"] == estimator]
                 if (estimator in in_paper) == ours and of_it:
                     shown += _seeds(ax, of_it, colour, label=estimator)

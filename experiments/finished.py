@@ -26,9 +26,12 @@ class Run(NamedTuple):
 
     @property
     def estimator(self) -> str:
-        """Registry key; a multi-sample objective is named instead of the estimator that it uses."""
-        objective = self.config.get("objective", "elbo")
-        return self.config["estimator"] if objective == "elbo" else objective
+        """Registry key, after the multi-sample objective if that is not its own."""
+        objective, estimator = self.config.get("objective", "elbo"), self.config["estimator"]
+        if objective == "elbo":
+            return estimator
+        own = estimator in ("score_function", "gumbel_softmax")
+        return objective if own else f"{objective}_{estimator}"
 
     @property
     def name(self) -> tuple[str, str]:

@@ -81,8 +81,8 @@ def choose(runs: Iterable[Run]) -> list[Cell]:
     for of_cell in choices.values():
         best = min(of_cell.values(), key=lambda runs: np.mean([run.valid_nats for run in runs]))
         cells.append(Cell(sorted(best, key=lambda run: run.config["seed"])))
-    colours = list(figures.ESTIMATOR_COLOURS)
-    return sorted(cells, key=lambda c: (list(TASKS).index(c.name[0]), colours.index(c.name[1])))
+    order = figures.in_order(cell.name[1] for cell in cells)
+    return sorted(cells, key=lambda c: (list(TASKS).index(c.name[0]), order.index(c.name[1])))
 
 
 # --- the paper's curves ----------------------------------------------------------------------
@@ -194,8 +194,7 @@ def pilot_row(run: Run) -> dict[str, Any]:
 def markdown(rows: Sequence[Mapping[str, Any]], paper: Curves, steps: int) -> str:
     """The table as the paper prints it, the paper's number at the same step in brackets."""
     rows = [row for row in rows if row["steps"] == steps]
-    estimators = [name for name in figures.ESTIMATOR_COLOURS if any(
-        row["estimator"] == name for row in rows)]  # fmt: skip
+    estimators = figures.in_order(row["estimator"] for row in rows)
     in_paper = {name for _, name in paper}
     estimators.sort(key=lambda name: name not in in_paper)
     found = {(row["task"], row["estimator"]): row for row in rows}

@@ -21,7 +21,7 @@ from gsm import (
     schedules,
     training,
 )
-from gsm.estimators import ESTIMATORS, Hyperparams
+from gsm.estimators import ESTIMATORS, RELAXED, Hyperparams
 
 OPTIMIZERS = ("adam", "sgd")
 OBJECTIVES = ("elbo", "vimco", "iwae")
@@ -313,11 +313,15 @@ def _vae(config: ConfigDict, images: _Images, initial: Hyperparams) -> _Model:
     def loss(params, learned, key, x, hyperparams):
         if config.objective == "vimco":
             return objectives.vae_vimco_loss(model, params, key, x, _num_samples(config))
-        if config.objective == "iwae":
+        if config.objective == "iwae" and config.estimator in RELAXED:
             return objectives.vae_iwae_loss(
                 model, params, key, x, _num_samples(config), hyperparams.temperature
             )
         estimator, hyperparams = parts.attach(learned, x - mean, hyperparams)
+        if config.objective == "iwae":
+            return objectives.vae_hard_iwae_loss(
+                model, params, key, x, estimator, hyperparams, _num_samples(config)
+            )
         return objectives.vae_loss(model, params, key, x, estimator, hyperparams, config.kl)
 
     return _Model(

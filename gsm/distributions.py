@@ -299,9 +299,10 @@ def log_prob(z: LogitsND, logits: LogitsND) -> Float[Array, ""]:
 def log_probs(z: LogitsND, logits: LogitsND) -> Float[Array, " n"]:
     """:func:`log_prob` of each variable."""
     table = log_softmax(logits.astype(_compute_dtype(logits)))
-    # Twice `where`: 0 * -inf is NaN in the value, and its derivative by z would be -inf.
-    drawn = z > 0
-    return jnp.sum(jnp.where(drawn, z * jnp.where(drawn, table, 0), 0 * z), axis=-1)
+    # Twice `where`: 0 * -inf is NaN in the value, and its derivative by z would be -inf. That of a
+    # possible class that was not drawn is its log-probability, as in the interior of the simplex.
+    counts = (z > 0) | (table > -jnp.inf)
+    return jnp.sum(jnp.where(counts, z * jnp.where(counts, table, 0), 0 * z), axis=-1)
 
 
 def log_prob_ratio(z: LogitsND, logits_p: LogitsND, logits_q: LogitsND) -> Float[Array, ""]:

@@ -777,6 +777,12 @@ class Entry(NamedTuple):
     ) -> Surrogate:
         return self.surrogate(key, logits, f, hyperparams, **keywords)
 
+    @property
+    def is_sampler(self) -> bool:
+        """Whether it is f at one sample that has a gradient of its own, and nothing else."""
+        one = self.evaluations == self.derivatives == 1
+        return one and not self.learned and self.num_samples is None
+
     def count_evaluations(self, n: int, k: int, num_samples: int | None = None) -> int:
         """Evaluations of f for one estimate of ``n`` variables with ``k`` classes."""
         formulas = {

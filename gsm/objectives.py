@@ -139,6 +139,48 @@ def vae_iwae_loss(
     return -estimators.iwae(jax.vmap(weigh)(random.split(key, num_samples)))
 
 
+def vae_hard_iwae_loss(
+    model: CategoricalVAE,
+    params,
+    key: Key[Array, ""],
+    x: Float[Array, " d"],
+    estimator: Estimator,
+    hyperparams: Hyperparams,
+    num_samples: int,
+) -> Float[Array, ""]:
+    """Surrogate of the negative multi-sample bound of one image, in nats, by any estimator.
+
+    The bound is a cost of ``m n`` independent variables, m copies of the posterior's n, through
+    which an estimator carries the gradient as through any others.
+
+    Args:
+      model: the networks.
+      params: their parameters.
+      key: random key.
+      x: binary image ``[d]``.
+      estimator: of one-hot samples.
+      hyperparams: the estimator's.
+      num_samples: m of the bound.
+
+    Returns:
+      The loss; its gradient by ``params`` is the estimate.
+
+    Source: Burda et al. 2016, equation 8. Cost: m evaluations of the decoder for each of the
+    estimator's evaluations of its cost.
+    """
+    net = model.bind({"params": params})
+    logits, prior_logits = net.encode(x), net.prior_logits()
+
+    def weigh(z):
+        log_likelihood = distributions.bernoulli_log_prob(x, net.decode(z))
+        return log_likelihood + distributions.log_prob_ratio(z, prior_logits, logits)
+
+    def cost(z):
+        return -estimators.iwae(jax.vmap(weigh)(z.reshape(num_samples, *logits.shape)))
+
+    return estimator(key, jnp.tile(logits, (num_samples, 1)), cost, hyperparams)
+
+
 def _relaxed_log_ratio(key, logits, prior_logits, temperature):
     """A relaxed sample's logarithm ``[n, k]`` and ``log q - log p`` of its densities."""
     # The density needs log z, which z has lost where it underflowed.

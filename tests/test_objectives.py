@@ -217,10 +217,8 @@ def test_relaxed_density_is_the_divergence_of_the_relaxed_laws(key):
     oracle.assert_mean(samples, expected)
 
 
-@over_shapes
-def test_vimco_loss_trains_every_parameter_of_the_bound_without_bias(shape, key):
-    """z-test against the gradient of the enumerated bound of two samples; false alarms 1e-6."""
-    model, params = make(*shape)
+def negative_bound_of_two(model, shape):
+    """The negative bound of two samples as a function of the parameters, by enumeration."""
     z = jnp.asarray(oracle.outcomes(*shape), jnp.float32)
     pairs = np.array(list(itertools.product(range(len(z)), repeat=2)))
 
@@ -233,6 +231,14 @@ def test_vimco_loss_trains_every_parameter_of_the_bound_without_bias(shape, key)
         bounds = jax.nn.logsumexp((likelihood + log_p - log_q)[pairs], axis=1) - jnp.log(2)
         return -jnp.exp(log_q[pairs].sum(axis=1)) @ bounds
 
+    return negative_bound
+
+
+@over_shapes
+def test_vimco_loss_trains_every_parameter_of_the_bound_without_bias(shape, key):
+    """z-test against the gradient of the enumerated bound of two samples; false alarms 1e-6."""
+    model, params = make(*shape)
+
     def both(k):
         loss, slopes = jax.value_and_grad(lambda p: objectives.vae_vimco_loss(model, p, k, X, 2))(
             params
@@ -241,8 +247,41 @@ def test_vimco_loss_trains_every_parameter_of_the_bound_without_bias(shape, key)
 
     values, samples = jax.jit(jax.vmap(both))(random.split(key, 50_000))
     oracle.assert_mean(values, -Joint(model, params).bound(2))
-    exact = jax.tree.leaves(jax.grad(negative_bound)(params))
+    exact = jax.tree.leaves(jax.grad(negative_bound_of_two(model, shape))(params))
     oracle.assert_mean(samples, jnp.concatenate([x.reshape(-1) for x in exact]))
+
+
+@over_shapes
+def test_hard_iwae_loss_by_enumeration_is_the_enumerated_bound(shape, key):
+    """The estimator sees the copies of the posterior as it sees any other variables."""
+    model, params = make(*shape)
+
+    def loss(params):
+        return objectives.vae_hard_iwae_loss(
+            model, params, key, X, ESTIMATORS["exact"], HYPERPARAMS, 2
+        )
+
+    ours, expected = (
+        jax.jit(jax.value_and_grad(f))(params) for f in (loss, negative_bound_of_two(model, shape))
+    )
+    for a, b in zip(jax.tree.leaves(ours), jax.tree.leaves(expected), strict=True):
+        np.testing.assert_allclose(a, b, rtol=2e-4, atol=2e-5)
+
+
+def test_hard_iwae_loss_of_one_sample_is_the_sampled_form_of_the_elbo(key):
+    model, params = make()
+
+    def slopes(loss):
+        return jax.jit(jax.value_and_grad(loss))(params)
+
+    iwae = slopes(
+        lambda p: objectives.vae_hard_iwae_loss(
+            model, p, random.clone(key), X, ESTIMATORS["reinmax"], HYPERPARAMS, 1
+        )
+    )
+    elbo = slopes(lambda p: loss_of("reinmax", "sampled", model, p, random.clone(key)))
+    for a, b in zip(jax.tree.leaves(iwae), jax.tree.leaves(elbo), strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5)
 
 
 def test_iwae_loss_of_one_sample_is_the_relaxed_density_loss_and_falls_with_more(key):
