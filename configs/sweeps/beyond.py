@@ -7,7 +7,8 @@
 Learning rates are not tuned for them: reinmax has that of ``st_gumbel_softmax``, the unbiased ones
 have that of ``muprop``, as pilots of ``table1.py`` chose it. ``rloo`` has two samples, the cost of
 ``muprop``. The VAEs are also trained on a multi-sample bound itself, with five samples; and reinmax
-once more with a learning rate that falls to 0 along a line, between which validation chooses.
+once more with a learning rate that falls to 0 along a line, between which validation chooses. So
+falling, larger rates are tried on the Bernoulli VAE, for gumbel_softmax too.
 """
 
 from configs.sweeps import grid
@@ -40,6 +41,15 @@ def get_sweep(dataset: str = "mnist"):
     for latents in ("bern", "cat"):
         points += grid(config(latents, "vae"), {"estimator": ("rebar",), **slow})
     points += reinmax("vae", 1.0) + reinmax("sbn", 1.0)
+    falling = {"optimizer.final_share": (0.0,), **protocol}
+    iwae = {"objective": ("iwae",), "num_samples": (5,)}
+    for estimator, rates, objective in (
+        ("gumbel_softmax", (6e-3, 1e-2), {}),
+        ("reinmax", (6e-3,), {}),
+        ("reinmax", (6e-3,), iwae),
+    ):
+        axes = {"estimator": (estimator,), "optimizer.learning_rate": rates, **objective}
+        points += grid(config("bern", "vae"), {**axes, **falling})
     for latents in ("bern", "cat"):
         vimco = {"objective": ("vimco",), "estimator": ("score_function",), "num_samples": (5,)}
         points += grid(config(latents, "vae"), {**vimco, **slow})
