@@ -8,7 +8,8 @@ Learning rates are not tuned for them: reinmax has that of ``st_gumbel_softmax``
 have that of ``muprop``, as pilots of ``table1.py`` chose it. ``rloo`` has two samples, the cost of
 ``muprop``. The VAEs are also trained on a multi-sample bound itself, with five samples; and reinmax
 once more with a learning rate that falls to 0 along a line, between which validation chooses. So
-falling, larger rates are tried on the Bernoulli VAE, for gumbel_softmax too.
+falling, larger rates are tried on the Bernoulli VAE, for gumbel_softmax too, there with a lower
+floor of the temperature as well.
 """
 
 from configs.sweeps import grid
@@ -43,12 +44,13 @@ def get_sweep(dataset: str = "mnist"):
     points += reinmax("vae", 1.0) + reinmax("sbn", 1.0)
     falling = {"optimizer.final_share": (0.0,), **protocol}
     iwae = {"objective": ("iwae",), "num_samples": (5,)}
-    for estimator, rates, objective in (
-        ("gumbel_softmax", (6e-3, 1e-2), {}),
-        ("reinmax", (6e-3,), {}),
-        ("reinmax", (6e-3,), iwae),
+    for estimator, rate, other in (
+        ("gumbel_softmax", 6e-3, {}),
+        ("gumbel_softmax", 1e-2, {"temperature.floor": (0.3,)}),
+        ("reinmax", 6e-3, {}),
+        ("reinmax", 6e-3, iwae),
     ):
-        axes = {"estimator": (estimator,), "optimizer.learning_rate": rates, **objective}
+        axes = {"estimator": (estimator,), "optimizer.learning_rate": (rate,), **other}
         points += grid(config("bern", "vae"), {**axes, **falling})
     for latents in ("bern", "cat"):
         vimco = {"objective": ("vimco",), "estimator": ("score_function",), "num_samples": (5,)}
