@@ -54,6 +54,7 @@ _SLOW_CASES = re.compile(
     r"|test_eta_temperature_and_control_descend_on_the_length_of_the_estimate\[relax\]"
     r"|test_a_step_of_the_loop_is_unbiased_with_what_was_learned\[relax\]"
     r"|test_variance_measures_what_was_asked"
+    r"|test_(consistency_is_the_cross|augmented_images_are_what)"
     r"|test_learning_eta_and_temperature_lowers_the_variance"
     r"|test_vimco_is_the_bound_with_its_unbiased_gradient_by_enumeration\[3\]"
     r"|test_vimco_loss_trains_every_parameter.*\[Bernoulli\]"
