@@ -1,4 +1,4 @@
-"""Table 2 within the reach of two CPU cores: 1,500 steps of smaller batches, one seed.
+"""Table 2 within the reach of two CPU cores: 1,500 steps of smaller batches.
 
     python -m experiments.sweep --sweep=configs/sweeps/table2_cpu.py --backend=workers
     python -m experiments.report --runs=runs/sweep-table2_cpu --out=results/table2
@@ -22,5 +22,6 @@ def get_sweep(dataset: str = "mnist"):
         "log_every": (100,),
         "optimizer.final_share": (0.0,),
         "alpha": (100.0,),
+        "seed": (0, 1, 2),
     }
     return table2.points(dataset, protocol)
