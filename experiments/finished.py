@@ -91,7 +91,8 @@ def kept(groups: Sequence[Sequence[Run]]) -> dict[str, Any]:
         runs[0].result["config_hash"]: {
             "config": {name: v for name, v in runs[0].config.items() if name != "data.dir"},
             "seeds": {run.config["seed"]: run.result for run in runs},
-            "provenance": rundir.portable(runs[0].provenance),
+            "provenance": rundir.portable(runs[0].provenance),  # of the first; all of them follow
+            "provenances": {run.config["seed"]: rundir.portable(run.provenance) for run in runs},
         }
         for runs in groups
     }
@@ -107,7 +108,8 @@ def _load_report(path: Path) -> list[Run]:
     for entry in json.loads(path.read_text())["runs"].values():
         for seed, result in entry["seeds"].items():
             config = _completed(entry["config"] | {"seed": int(seed)})
-            run = Run(_task_of(config), config, result, [], entry["provenance"])
+            provenance = entry.get("provenances", {}).get(seed, entry["provenance"])
+            run = Run(_task_of(config), config, result, [], provenance)
             valid = next(name for name in result if name.startswith("valid_nll_"))
             for row in curves:
                 if (row["task"], row["estimator"], row["seed"]) != (*run.name, seed):

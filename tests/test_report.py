@@ -208,6 +208,8 @@ def test_an_earlier_table_2_is_kept_and_added_to(tmp_path):
     assert (row["seeds"], row["alpha"]) == ("2", "0.1")
     assert float(row["accuracy"]) == pytest.approx(93.0)
     assert float(row["best_test_accuracy"]) == pytest.approx(99.0)
+    entries = json.loads((both / "table2.json").read_text())["runs"].values()
+    assert sorted(list(entry["provenances"]) for entry in entries) == [["0"], ["0", "1"]]
 
 
 def test_pilots_alone_make_no_table_2(tmp_path):
