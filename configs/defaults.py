@@ -98,6 +98,8 @@ def _common(dataset: str) -> ConfigDict:
     # Of the learning rate, at the last step, with a line to it; NOTE(paper): no schedule there.
     optimizer.final_share = 1.0
     optimizer.momentum = 0.9  # of sgd
+    # Of kernels, times the learning rate, a step, beside the direction (AdamW's); 0: none.
+    optimizer.weight_decay = 0.0
 
     # max(floor, initial * exp(-rate * step)), held for update_every steps.
     config.temperature = temperature = ConfigDict()

@@ -268,7 +268,7 @@ def check(config: ConfigDict) -> ConfigDict:
         "temperature.backward", "slope.initial", "slope.cap", "learned.learning_rate",
     ):  # fmt: skip
         require(name, 0 < known[name] < float("inf"), "positive and finite")
-    for name in ("temperature.rate", "slope.rate"):
+    for name in ("temperature.rate", "slope.rate", "optimizer.weight_decay"):
         require(name, 0 <= known[name] < float("inf"), "0 or more and finite")
     for name in ("optimizer.momentum", "signal.decay"):
         require(name, 0 <= known[name] < 1, "at least 0 and below 1")

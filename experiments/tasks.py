@@ -528,7 +528,16 @@ TASKS = tuple(_MODELS)
 
 
 def _optimizer(config: ConfigDict) -> optax.GradientTransformation:
-    return optax.scale_by_adam() if config.name == "adam" else optax.trace(config.momentum)
+    """The direction of a step, before the learning rate."""
+    own = optax.scale_by_adam() if config.name == "adam" else optax.trace(config.momentum)
+    if not config.weight_decay:
+        return own
+    return optax.chain(own, optax.add_decayed_weights(config.weight_decay, _matrices))
+
+
+def _matrices(params):
+    """Which parameters decay: those of maps, not biases, nor the logits of a prior."""
+    return jax.tree.map_with_path(lambda path, _: path[-1].key == "kernel", params)
 
 
 def _measures(measures, to_float, params, stored):

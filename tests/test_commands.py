@@ -404,6 +404,7 @@ def test_a_misspelt_field_or_a_wrong_type_is_told(options, told, accepted):
         ),
         ("temperature.rate", "-1e-9", "0 or more and finite"),
         ("temperature.rate", "inf", "0 or more and finite"),
+        ("optimizer.weight_decay", "-1e-9", "0 or more and finite"),
         ("optimizer.momentum", "1", "at least 0 and below 1"),
         ("optimizer.momentum", "-0.1", "at least 0 and below 1"),
         ("control.eta", "nan", "finite"),

@@ -104,6 +104,24 @@ def test_every_estimator_trains_the_vae_or_is_refused_in_one_line(estimator, kl,
     assert all(jax.tree.leaves(moved)), f"parameters that never train: {moved}"
 
 
+def test_weight_decay_shrinks_kernels_by_the_learning_rate_and_nothing_else(digits):
+    after = []
+    for decay in (0.0, 0.5):
+        config = with_fields(
+            optimizer__name="sgd", optimizer__learning_rate=0.1, optimizer__weight_decay=decay
+        )
+        task = tasks.build(config, digits)
+        state = training.init_state(task.program, random.key(0))
+        state_after, _ = training.run_interval(task.program, 1, task.train, task.settings, state)
+        after.append(state_after.params)
+    shrunk = jax.tree.map_with_path(
+        lambda path, before, without: without - 0.05 * before * (path[-1].key == "kernel"),
+        state.params,
+        after[0],
+    )
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-6), after[1], shrunk)
+
+
 @pytest.mark.parametrize(
     ("objective", "estimator"),
     [("vimco", "score_function"), ("iwae", "gumbel_softmax"), ("iwae", "reinmax")],
