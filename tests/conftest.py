@@ -1,10 +1,9 @@
 """Settings under which every test runs, and the fixtures that they share."""
 
-import atexit
 import os
 import re
 import shutil
-import tempfile
+from pathlib import Path
 
 import jax
 import pytest
@@ -18,19 +17,22 @@ _ROOMS = (
 )  # fmt: skip
 install_import_hook([f"gsm.{room}" for room in _ROOMS], "beartype.beartype")
 
-# Most of a test's time was LLVM's optimisation of programs that run once: it is left out. jax reads
-# the variable when it first computes; the commands that tests start compile as users do.
+# Most of a test's time is XLA's compilation of programs that run once. So LLVM's optimisation is
+# left out (jax reads the variable when it first computes; the commands that tests start compile as
+# users do), and what was compiled is kept: for pytest's other processes, the commands, the next run.
+_COMPILED = Path(__file__).parent.parent / ".pytest_cache" / "compiled"
+_LARGEST = 2**29  # bytes; then it begins anew
+if "PYTEST_XDIST_WORKER" not in os.environ and "JAX_COMPILATION_CACHE_DIR" not in os.environ:
+    if sum(path.stat().st_size for path in _COMPILED.glob("*/*")) > _LARGEST:
+        shutil.rmtree(_COMPILED)
+    os.environ["JAX_COMPILATION_CACHE_DIR"] = str(_COMPILED / "optimized")
+    os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"
 _FLAGS = os.environ.get("XLA_FLAGS")
 os.environ["XLA_FLAGS"] = f"--xla_backend_optimization_level=0 {_FLAGS or ''}"
+jax.config.update("jax_compilation_cache_dir", str(_COMPILED / "unoptimized"))
+jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)
 jax.config.update("jax_platforms", "cpu")
 jax.devices()
-# The commands share what they have compiled, those of pytest's other processes too. This process
-# does not: it has read jax's settings by now.
-if "PYTEST_XDIST_WORKER" not in os.environ and "JAX_COMPILATION_CACHE_DIR" not in os.environ:
-    _CACHE = tempfile.mkdtemp(prefix="gsm-tests-")
-    atexit.register(shutil.rmtree, _CACHE, ignore_errors=True)
-    os.environ["JAX_COMPILATION_CACHE_DIR"] = _CACHE
-    os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0.1"
 if _FLAGS is None:
     del os.environ["XLA_FLAGS"]
 else:

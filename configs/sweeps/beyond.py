@@ -9,7 +9,7 @@ have that of ``muprop``, as pilots of ``table1.py`` chose it. ``rloo`` has two s
 ``muprop``. The VAEs are also trained on a multi-sample bound itself, with five samples; and reinmax
 once more with a learning rate that falls to 0 along a line, between which validation chooses. So
 falling, larger rates are tried on the Bernoulli VAE, for gumbel_softmax too, there with a lower
-floor of the temperature as well.
+floor of the temperature and with weight decay as well.
 """
 
 from configs.sweeps import grid
@@ -47,6 +47,7 @@ def get_sweep(dataset: str = "mnist"):
     for estimator, rate, other in (
         ("gumbel_softmax", 6e-3, {}),
         ("gumbel_softmax", 1e-2, {"temperature.floor": (0.3,)}),
+        ("gumbel_softmax", 1e-2, {"temperature.floor": (0.3,), "optimizer.weight_decay": (1e-2,)}),
         ("reinmax", 6e-3, {}),
         ("reinmax", 6e-3, iwae),
     ):
