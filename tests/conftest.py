@@ -19,7 +19,7 @@ install_import_hook([f"gsm.{room}" for room in _ROOMS], "beartype.beartype")
 
 # Most of a test's time is XLA's compilation of programs that run once. So LLVM's optimisation is
 # left out (jax reads the variable when it first computes; the commands that tests start compile as
-# users do), and what was compiled is kept: for pytest's other processes, the commands, the next run.
+# users do), and what was compiled is kept for pytest's other processes and for the next run.
 _COMPILED = Path(__file__).parent.parent / ".pytest_cache" / "compiled"
 _LARGEST = 2**29  # bytes; then it begins anew
 if "PYTEST_XDIST_WORKER" not in os.environ and "JAX_COMPILATION_CACHE_DIR" not in os.environ:
