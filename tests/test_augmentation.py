@@ -21,7 +21,7 @@ def center_of(image):
 
 
 def test_a_shift_moves_the_image_by_at_most_that(key):
-    moved = jax.vmap(lambda k: random_affine(k, IMAGE, shift=2.0))(random.split(key, 500))
+    moved = jax.jit(jax.vmap(lambda k: random_affine(k, IMAGE, shift=2.0)))(random.split(key, 500))
     by = jax.vmap(center_of)(moved) - center_of(IMAGE)[None]
     assert abs(by).max() <= 2.001
     assert (by.max(axis=0) > 1.8).all()
@@ -42,8 +42,12 @@ def test_a_line_turns_by_at_most_the_angle(asked, lowest, highest, key):
         rows, columns = jnp.meshgrid(jnp.arange(31.0) - 15, jnp.arange(31.0) - 15, indexing="ij")
         return jnp.rad2deg(jnp.arctan2((image * rows * columns).sum(), (image * rows**2).sum()))
 
-    images = jax.vmap(lambda k: random_affine(k, line, **asked))(random.split(key, 300))
-    angles = jax.vmap(angle)(images)
+    @jax.jit
+    @jax.vmap
+    def angle_of(key):
+        return angle(random_affine(key, line, **asked))
+
+    angles = angle_of(random.split(key, 300))
     assert angles.min() >= lowest - 1.5
     assert angles.max() <= highest + 1.5
     if highest:
@@ -53,7 +57,8 @@ def test_a_line_turns_by_at_most_the_angle(asked, lowest, highest, key):
 
 def test_scale_enlarges_and_shrinks_by_the_share(key):
     square = jnp.zeros((31, 31)).at[8:23, 8:23].set(1.0)
-    images = jax.vmap(lambda k: random_affine(k, square, scale=0.2))(random.split(key, 300))
+    enlarged = jax.jit(jax.vmap(lambda k: random_affine(k, square, scale=0.2)))
+    images = enlarged(random.split(key, 300))
     sides = jnp.sqrt(images.sum((1, 2))) / 15
     assert 0.79 < sides.min() < 0.83
     assert 1.17 < sides.max() < 1.21

@@ -72,7 +72,7 @@ def test_gumbel_softmax_goes_from_one_hot_to_uniform(key):
 def test_binary_concrete_is_the_sigmoid_of_a_tempered_logistic(key):
     log_odds, temperature = jnp.array([1.1]), 0.6
     keys = random.split(key, 50_000)
-    y = jax.vmap(lambda k: estimators.binary_concrete(k, log_odds, temperature))(keys)
+    y = jax.jit(jax.vmap(lambda k: estimators.binary_concrete(k, log_odds, temperature)))(keys)
     law = scipy.stats.logistic(1.1 / temperature, 1 / temperature)
     odds = scipy.special.logit(np.asarray(y, np.float64)[:, 0])
     assert scipy.stats.kstest(odds[np.abs(odds) < 15], law.cdf).pvalue > 1e-4
@@ -83,7 +83,7 @@ def test_binary_concrete_is_the_sigmoid_of_a_tempered_logistic(key):
 @pytest.mark.parametrize("classes", [2, 10])
 def test_hard_forward_is_exactly_one_hot(sampler, dtype, classes, key):
     logits = (5 * random.normal(key, (4000, classes))).astype(dtype)
-    z = sampler(random.key(3), logits)
+    z = jax.jit(sampler)(random.key(3), logits)
     assert z.dtype == logits.dtype
     z = np.asarray(z, np.float32)
     assert set(np.unique(z)) == {0.0, 1.0}
@@ -98,7 +98,7 @@ def test_power_the_common_order_of_the_straight_through_sum_is_not_one_hot(key):
 
 @over_hard_samplers
 def test_hard_samples_follow_the_logits(sampler, key):
-    z = jax.vmap(sampler, (0, None))(random.split(key, 100_000), LOGITS)
+    z = jax.jit(jax.vmap(sampler, (0, None)))(random.split(key, 100_000), LOGITS)
     for counts, probs in zip(z.sum(axis=0), oracle.softmax(LOGITS), strict=True):
         oracle.assert_frequencies(counts, probs)
 

@@ -86,7 +86,7 @@ def black_box(z):
 @pytest.mark.parametrize("name", ESTIMATORS)
 def test_without_derivatives_f_may_be_a_black_box_and_else_it_may_not(name, key):
     logits = logits_of(bed_of(name))
-    estimate = jax.grad(lambda x: ESTIMATORS[name](key, x, black_box))
+    estimate = jax.jit(jax.grad(lambda x: ESTIMATORS[name](key, x, black_box)))
     if ESTIMATORS[name].derivatives == 0:
         assert np.isfinite(estimate(logits)).all()
     else:
