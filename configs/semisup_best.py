@@ -17,6 +17,7 @@ def get_config(dataset: str = "mnist"):
     config.eval_every = 1_000
     config.log_every = 100
     config.alpha = 100.0
+    config.model.style_size = 16  # "FC 32" of the figure read as 16 means and 16 log-variances
     config.labels.batch_size = 20
     config.augmentation.shift = 2.0
     config.augmentation.rotation = 15.0
