@@ -70,13 +70,17 @@ class LocalWorkers:
         if self._gpus:
             environment |= {"CUDA_VISIBLE_DEVICES": self._gpus[slot % len(self._gpus)]}
         log.parent.mkdir(parents=True, exist_ok=True)
-        with log.open("a") as file:
-            process = subprocess.Popen(
-                command, stdout=file, stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL,
-                env=environment, start_new_session=True,
-            )  # fmt: skip
-        if self._cores:  # long before jax, which asks for its cores, is imported
-            os.sched_setaffinity(process.pid, {self._cores[slot % len(self._cores)]})
+        if self._cores:  # the process inherits this thread's, and has it from its first moment
+            os.sched_setaffinity(0, {self._cores[slot % len(self._cores)]})
+        try:
+            with log.open("a") as file:
+                process = subprocess.Popen(
+                    command, stdout=file, stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL,
+                    env=environment, start_new_session=True,
+                )  # fmt: skip
+        finally:
+            if self._cores:
+                os.sched_setaffinity(0, self._cores)
         return _Process(process, slot, self._slots)
 
 
