@@ -532,10 +532,10 @@ def _optimizer(config: ConfigDict) -> optax.GradientTransformation:
     own = optax.scale_by_adam() if config.name == "adam" else optax.trace(config.momentum)
     if not config.weight_decay:
         return own
-    return optax.chain(own, optax.add_decayed_weights(config.weight_decay, _matrices))
+    return optax.chain(own, optax.add_decayed_weights(config.weight_decay, _kernels))
 
 
-def _matrices(params):
+def _kernels(params):
     """Which parameters decay: those of maps, not biases, nor the logits of a prior."""
     return jax.tree.map_with_path(lambda path, _: path[-1].key == "kernel", params)
 
