@@ -66,7 +66,8 @@ _MOST_EVALUATIONS = 1_000  # of f for one gradient; they are in memory together
 _IMAGES = 40  # images in one timed evaluation
 _SAMPLES = 1_000  # samples of the bound of each
 _CONVOLUTIONAL = "configs/semisup.py"
-_CONVOLUTION_STEPS = 5  # training steps of it in one timed call
+_CONVOLUTION_BATCHES = (20, 100)  # unlabelled images in a step of it, and as many labelled ones
+_CONVOLUTION_IMAGES = 500  # unlabelled images in one timed call
 _SWEPT, _SEEDS = "configs/cat_vae.py", 8  # of the sweep
 
 
@@ -179,20 +180,21 @@ def bench_estimators(
     ]
 
 
-def bench_convolutions(path: str, rounds: int) -> dict[str, float]:
+def bench_convolutions(path: str, batch_size: int, rounds: int) -> dict[str, float]:
     """Steps per second of a convolutional config: scanned, alone, and scanned with jax's own.
 
     And of the same step in PyTorch, where that is installed.
     """
     dataset = data.load("digits")  # it needs labels
     config = configuration.load(f"{path}:digits")
-    config.batch_size = 100
+    config.batch_size = config.labels.batch_size = batch_size
+    steps = _CONVOLUTION_IMAGES // batch_size
     task = tasks.build(configuration.check(config), dataset)
     state = training.init_state(task.program, random.key(0))
     arguments = task.train, task.settings, state
 
     def scanned(program):
-        scan = functools.partial(training.run_interval.__wrapped__, program, _CONVOLUTION_STEPS)
+        scan = functools.partial(training.run_interval.__wrapped__, program, steps)
         return jax.jit(scan).lower(*arguments).compile()
 
     alone = jax.jit(functools.partial(training.train_step, task.program)).lower(*arguments)
@@ -202,7 +204,7 @@ def bench_convolutions(path: str, rounds: int) -> dict[str, float]:
         plain = scanned(task.program._replace(loss=lambda *a: task.program.loss(*a)))
     calls: dict[str, Callable[[], Any]] = {
         "scan": lambda: ours(*arguments),
-        "alone": lambda: [alone(*arguments) for _ in range(_CONVOLUTION_STEPS)],
+        "alone": lambda: [alone(*arguments) for _ in range(steps)],
         "scan_of_jax_convolutions": lambda: plain(*arguments),
     }
     try:
@@ -210,9 +212,9 @@ def bench_convolutions(path: str, rounds: int) -> dict[str, float]:
     except ImportError:
         print("PyTorch is not installed (extra bench): its step is not measured")
     else:
-        calls["pytorch"] = bench_torch.training_call(config.batch_size, _CONVOLUTION_STEPS)
+        calls["pytorch"] = bench_torch.training_call(batch_size, steps)
     seconds = measure(calls, rounds)
-    return {name: _CONVOLUTION_STEPS / value for name, value in seconds.items()}
+    return {name: steps / value for name, value in seconds.items()}
 
 
 def main(argv: list[str]) -> None:
@@ -268,12 +270,19 @@ def _estimators(rounds: int) -> list[dict[str, float | str]]:
     return rows
 
 
-def _convolutions(rounds: int) -> dict[str, Any]:
-    print(f"training steps/s of {_CONVOLUTIONAL}")
-    speeds = bench_convolutions(_CONVOLUTIONAL, rounds)
-    for name, speed in speeds.items():
-        print(f"{name:<26}{speed:>9.2f}")
-    return {"config": _CONVOLUTIONAL, "steps_per_second": speeds}
+def _convolutions(rounds: int) -> list[dict[str, Any]]:
+    rows = []
+    for batch_size in _CONVOLUTION_BATCHES:
+        print(
+            f"training steps/s of {_CONVOLUTIONAL}, {batch_size} and {batch_size} labelled images"
+        )
+        speeds = bench_convolutions(_CONVOLUTIONAL, batch_size, rounds)
+        for name, speed in speeds.items():
+            print(f"{name:<26}{speed:>9.2f}")
+        rows.append(
+            {"config": _CONVOLUTIONAL, "batch_size": batch_size, "steps_per_second": speeds}
+        )
+    return rows
 
 
 def _sweep(rounds: int) -> dict[str, Any]:

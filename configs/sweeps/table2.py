@@ -13,16 +13,23 @@ from configs.sweeps import grid
 PILOT = ("alpha",)
 MAXIMIZE = "valid_accuracy"
 
-ALPHAS = (0.1, 1.0, 10.0, 100.0)
-INFERENCES = ("exact", "gumbel_softmax", "st_gumbel_softmax", "reinmax")
+ALPHAS = (1.0, 10.0, 100.0, 1_000.0)
+# Each with the fields that are its own.
+INFERENCES = {
+    "exact": {},
+    "gumbel_softmax": {},
+    "st_gumbel_softmax": {},
+    "reinmax": {},
+    "rloo": {"num_samples": (2,)},
+}
 
 
 def get_sweep(dataset: str = "mnist"):
     return points(dataset, {"num_steps": (100_000,), "alpha": ALPHAS, "seed": (0, 1, 2)})
 
 
-def points(dataset, axes):
-    """The points of all inferences over further axes."""
+def points(dataset, axes, inferences=INFERENCES):
+    """The points of inferences over further axes."""
     config = f"configs/semisup.py:{dataset}"
-    pathwise = grid(config, {"estimator": INFERENCES, **axes})
-    return pathwise + grid(config, {"estimator": ("rloo",), "num_samples": (2,), **axes})
+    of_each = ({"estimator": (name,), **axes, **own} for name, own in inferences.items())
+    return [point for fields in of_each for point in grid(config, fields)]
