@@ -38,7 +38,9 @@ def semisupervised(dataset: str) -> ConfigDict:
     labels.number = 100  # labelled images, as many of each class
     labels.seed = 0  # of their choice
     labels.batch_size = 0  # of them in a step, drawn without replacement; 0: all
-    labels.weight = 1.0  # of their bound on log p(x, y); they are among the unlabelled as well
+    # Of their bound on log p(x, y); they are among the unlabelled as well. NOTE(paper): equation 11
+    # has a mean of it, 1; sums over the data set (Kingma et al. 2014) would weigh it 100/50,000.
+    labels.weight = 1.0
     # Of what the classifier learns from, not of the generative model; uniform, 0: none.
     config.augmentation = augmentation = ConfigDict()
     augmentation.shift = 0.0  # at most, pixels, in each direction

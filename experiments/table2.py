@@ -85,6 +85,7 @@ def table_row(chosen: Sequence[Run], runs: Sequence[Run]) -> dict[str, Any]:
         "paper_elbo": paper_elbo,
         "paper_accuracy": paper_accuracy,
         "batch_size": first.config["batch_size"],
+        "labels_weight": first.config["labels.weight"],
         "alpha": first.config["alpha"],
         "valid_accuracy": 100 * _valid_accuracy(chosen),
         "best_test_accuracy": 100 * max(rivals),  # of all weights and seeds, as in the paper
@@ -95,10 +96,12 @@ def table_row(chosen: Sequence[Run], runs: Sequence[Run]) -> dict[str, Any]:
 def markdown(rows: Sequence[dict[str, Any]]) -> str:
     """The table as the paper prints it, the paper's numbers in brackets."""
     lines = [
-        "Test bound in nats, higher is better, and accuracy; in brackets the paper's.",
+        "Test bound in nats, higher is better, and accuracy; in brackets the paper's. Weights: of",
+        "the labelled images' bound (`labels.weight`), of their classification loss (`alpha`).",
         "",
-        "| inference over the class | config | steps x images | seeds | bound | accuracy, % |",
-        "|---|---|---|---|---|---|",
+        "| inference over the class | config | weights | steps x images | seeds | bound"
+        " | accuracy, % |",
+        "|---|---|---|---|---|---|---|",
     ]
     for row in rows:
         name = row["inference"]
@@ -106,6 +109,7 @@ def markdown(rows: Sequence[dict[str, Any]]) -> str:
         cells = [
             known,
             f"`{Path(row['config']).stem}`",
+            f"{row['labels_weight']:g}, {row['alpha']:g}",
             f"{row['steps']:,} x {row['batch_size']}",
             str(row["seeds"]),
             _cell(row, "elbo"),
@@ -127,6 +131,7 @@ def pilot_row(run: Run) -> dict[str, Any]:
     """What is kept of a run that did not read the test set."""
     return {
         "inference": run.estimator,
+        "labels_weight": run.config["labels.weight"],
         "alpha": run.config["alpha"],
         "learning_rate": run.config["optimizer.learning_rate"],
         "steps": run.result["steps"],

@@ -80,24 +80,24 @@ class Twin(nn.Module):
         return rate + pixels.sum(1)
 
     def loss(self, x: torch.Tensor, labelled: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
-        """Of as many unlabelled images as labelled ones."""
+        """Of unlabelled images ``x`` and of labelled ones."""
+        sizes = [len(x), len(labelled)]
         both = torch.cat([x, labelled])
-        logits = self.classifier(both)
-        of_x, of_labelled = logits.chunk(2)
-        # Twice the mean over both: the sum of the two means.
-        cost = 2 * self.cost(both, torch.cat([functional.gumbel_softmax(of_x), y])).mean()
+        of_x, of_labelled = self.classifier(both).split(sizes)
+        costs = self.cost(both, torch.cat([functional.gumbel_softmax(of_x), y]))
+        cost = torch.stack([part.mean() for part in costs.split(sizes)]).sum()
         log_q = of_x.log_softmax(1)
         rate = (log_q.exp() * log_q).sum(1).mean()  # and log k, twice: constants
         return cost + rate + functional.cross_entropy(of_labelled, y.argmax(1))
 
 
-def training_call(batch_size: int, steps: int) -> Callable[[], None]:
-    """A call that trains the twin for so many steps, on random grey images."""
+def training_call(unlabelled: int, labelled: int, steps: int) -> Callable[[], None]:
+    """A call that trains the twin for so many steps of so many random grey images."""
     torch.manual_seed(0)
     twin = Twin().to(memory_format=torch.channels_last)
     optimizer = torch.optim.Adam(twin.parameters(), 1e-3)
     grey = torch.rand(1_000, 1, 28, 28).contiguous(memory_format=torch.channels_last)
-    classes = functional.one_hot(torch.arange(batch_size) % 10, 10).float()
+    classes = functional.one_hot(torch.arange(labelled) % 10, 10).float()
 
     def binarised(images: torch.Tensor) -> torch.Tensor:
         return (images > torch.rand_like(images)).float()
@@ -105,8 +105,8 @@ def training_call(batch_size: int, steps: int) -> Callable[[], None]:
     def train() -> None:
         for _ in range(steps):
             optimizer.zero_grad(set_to_none=True)
-            x = binarised(grey[torch.randint(len(grey), (batch_size,))])
-            twin.loss(x, binarised(grey[:batch_size]), classes).backward()
+            x = binarised(grey[torch.randint(len(grey), (unlabelled,))])
+            twin.loss(x, binarised(grey[:labelled]), classes).backward()
             optimizer.step()
 
     return train

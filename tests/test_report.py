@@ -174,10 +174,7 @@ def test_table_2_goes_by_the_accuracy_on_validation(tmp_path):
     assert rows["reinmax", "configs/semisup.py"]["paper_elbo"] == ""
     assert float(rows["exact", "configs/semisup_best.py"]["accuracy"]) == pytest.approx(97.5)
     shown = (tmp_path / "out" / "table2.md").read_text()
-    assert (
-        "| marginalisation (`exact`) | `semisup` | 50,000 x 100 | 2 | -107.5 ± 0.5 (-106.8)"
-        in shown
-    )
+    assert "(`exact`) | `semisup` | 1, 0.1 | 50,000 x 100 | 2 | -107.5 ± 0.5 (-106.8)" in shown
     about = json.loads((tmp_path / "out" / "table2.json").read_text())
     assert [pilot["alpha"] for pilot in about["pilots"]] == [0.1]
     assert "secret" not in (tmp_path / "out" / "table2.json").read_text()
