@@ -181,6 +181,17 @@ def test_table_2_goes_by_the_accuracy_on_validation(tmp_path):
     assert not (tmp_path / "out" / "table1.csv").exists()
 
 
+def test_rivals_in_table_2_are_compared_by_the_seeds_that_all_of_them_have(tmp_path):
+    """A second seed with worse luck must not take the row from the choice that did better."""
+    write_classifier(tmp_path, "a", "exact", 0.1, 0, 0.93, 0.92)
+    write_classifier(tmp_path, "b", "exact", 0.1, 1, 0.85, 0.86)
+    write_classifier(tmp_path, "c", "exact", 1.0, 0, 0.92, 0.91)
+    ended = report(f"--runs={tmp_path}", f"--out={tmp_path / 'out'}")
+    assert ended.returncode == 0, ended.stderr
+    (row,) = read(tmp_path / "out" / "table2.csv")
+    assert (row["seeds"], row["alpha"]) == ("2", "0.1")
+
+
 def test_an_earlier_table_2_is_kept_and_added_to(tmp_path):
     """Alone it is written anew as it was; a new seed joins the others, a new config competes."""
     write_classifier(tmp_path, "a", "exact", 0.1, 0, 0.93, 0.92)
