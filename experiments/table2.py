@@ -56,6 +56,7 @@ def _config_of(run: Run) -> str:
 
 
 def _valid_accuracy_among(rivals: Sequence[list[Run]]) -> Callable[[list[Run]], float]:
+    """Of the seeds that all rivals have; of all seeds where they have none in common."""
     common = set.intersection(*({run.config["seed"] for run in runs} for runs in rivals))
     return lambda runs: _valid_accuracy(
         [run for run in runs if not common or run.config["seed"] in common]

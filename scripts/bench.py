@@ -66,7 +66,7 @@ _MOST_EVALUATIONS = 1_000  # of f for one gradient; they are in memory together
 _IMAGES = 40  # images in one timed evaluation
 _SAMPLES = 1_000  # samples of the bound of each
 _CONVOLUTIONAL = "configs/semisup.py"
-# Unlabelled and labelled images in a step of it: of configs/sweeps/table2_cpu.py, and its own.
+# Unlabelled and labelled images in a step: those of configs/sweeps/table2_cpu.py, and its own.
 _CONVOLUTION_BATCHES = ((20, 10), (100, 100))
 _CONVOLUTION_IMAGES = 500  # unlabelled images in one timed call
 _SWEPT, _SEEDS = "configs/cat_vae.py", 8  # of the sweep
