@@ -588,10 +588,12 @@ def _on_plot(steps: np.ndarray, nats: np.ndarray, last: int) -> tuple[np.ndarray
     return np.insert(steps, gaps, np.nan), np.insert(nats, gaps, np.nan)
 
 
-def _seeds(axes, rows: Sequence[Mapping[str, Any]], color: str, **style) -> list[float]:
-    """Mean over seeds and their range; returns the means of the second half."""
+def _seeds(
+    axes, rows: Sequence[Mapping[str, Any]], color: str, value: str = "test_nats", **style
+) -> list[float]:
+    """Mean over seeds of a column and their range; returns the means of the second half."""
     steps = sorted({row["step"] for row in rows})
-    values = [[row["test_nats"] for row in rows if row["step"] == step] for step in steps]
+    values = [[row[value] for row in rows if row["step"] == step] for step in steps]
     low, mean, high = ([float(f(v)) for v in values] for f in (min, np.mean, max))
     axes.plot(steps, mean, color=color, **style)
     axes.fill_between(steps, low, high, color=color, alpha=0.2, linewidth=0)
@@ -607,6 +609,44 @@ def _lower_envelope(paper, task: str, last: int) -> tuple[list[int], list[float]
                 least[step] = min(value, least.get(step, value))
     steps = sorted(least)
     return steps, [least[step] for step in steps]
+
+
+# --- classification from few labels ----------------------------------------------------------
+
+
+def draw_classification(
+    rows: Sequence[Mapping[str, Any]], table: Sequence[Mapping[str, Any]], path: Path
+) -> Path:
+    """Bound and accuracy on validation over the steps, and on the test set at the end.
+
+    Args:
+      rows: of table2_curves.csv; those of a row of the table are drawn, the mean of its seeds and
+        their range.
+      table: rows of table2.csv.
+      path: where the figure goes.
+    """
+    figure, panels = plt.subplots(1, 2, figsize=(11, 4.2), layout="constrained")
+    last = max(row["steps"] for row in table)
+    for ax, name, of_table in zip(panels, ("bound", "accuracy"), ("elbo", "accuracy"), strict=True):
+        for row in table:
+            colour = ESTIMATOR_COLOURS[row["inference"]]
+            own = Path(row["config"]).stem
+            label = row["inference"] + ("" if own == "semisup" else f" ({own})")
+            of_row = [one for one in rows if one["row"] == row["config_hash"]]
+            if of_row:  # an older report has none
+                style = "-" if own == "semisup" else ":"
+                _seeds(ax, of_row, colour, value=name, label=label, linestyle=style)
+            ax.errorbar(row["steps"], row[of_table], row[f"{of_table}_stderr"], fmt="o", ms=4,
+                        color=colour, capsize=3)  # fmt: skip
+            if (paper := row[f"paper_{of_table}"]) is not None:
+                ax.plot(last * 1.06, paper, "<", ms=6, color=colour, mfc="none")
+        ax.set_xlabel("step")
+        ax.xaxis.set_major_formatter(matplotlib.ticker.FuncFormatter(lambda x, _: f"{x:,.0f}"))
+        ax.spines[["top", "right"]].set_visible(False)
+    panels[0].set_title("bound, nats per image", fontsize=10, loc="left")
+    panels[1].set_title("accuracy, %", fontsize=10, loc="left")
+    _legend(figure, panels, "lines: validation\ndots: test, standard error\ntriangles: the paper's")
+    return _save(figure, path)
 
 
 # --- speed against the number of classes -----------------------------------------------------

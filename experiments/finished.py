@@ -100,10 +100,8 @@ def kept(groups: Sequence[Sequence[Run]]) -> dict[str, Any]:
 
 def _load_report(path: Path) -> list[Run]:
     """The runs that a report chose, from what it kept of them."""
-    curves = []
-    if (path.parent / "curves.csv").exists():
-        with (path.parent / "curves.csv").open() as file:
-            curves = list(csv.DictReader(file))
+    curves = _read(path.parent / "curves.csv")
+    of_classifiers = _read(path.parent / "table2_curves.csv")
     runs = []
     for entry in json.loads(path.read_text())["runs"].values():
         for seed, result in entry["seeds"].items():
@@ -117,8 +115,21 @@ def _load_report(path: Path) -> list[Run]:
                 values = {valid: row["valid_nats"], "curve_nll_": row["test_nats"]}
                 numbers = {name: float(text) for name, text in values.items() if text}
                 run.rows.append({"step": int(row["step"]), "loss": float(row["loss"]), **numbers})
+            for row in of_classifiers:
+                if row["run"] == result["config_hash"]:
+                    bound, accuracy = -float(row["bound"]), float(row["accuracy"]) / 100
+                    numbers = {valid: bound, "valid_accuracy": accuracy}
+                    run.rows.append({"step": int(row["step"]), **numbers})
             runs.append(run)
     return runs
+
+
+def _read(path: Path) -> list[dict[str, str]]:
+    """The rows of a CSV file; none if it does not exist."""
+    if not path.exists():
+        return []
+    with path.open() as file:
+        return list(csv.DictReader(file))
 
 
 def _load_run(folder: Path) -> Run:

@@ -75,15 +75,20 @@ def with_costs(row: Row, evaluations: int, relative_time: float) -> Row:
 
 
 def write(folder: Path, name: str, rows: Sequence[Row], about: Mapping[str, Any]) -> Path:
-    """``NAME.csv`` with four significant digits, and ``NAME.json`` with where it comes from."""
+    """``NAME.csv`` by :func:`write_csv`, and ``NAME.json`` with where it comes from."""
     folder.mkdir(parents=True, exist_ok=True)
+    text_about = json.dumps({"provenance": rundir.provenance(), **about}, indent=1)
+    rundir.write_atomically(folder / f"{name}.json", text_about + "\n")
+    return write_csv(folder / f"{name}.csv", rows)
+
+
+def write_csv(path: Path, rows: Sequence[Row]) -> Path:
+    """Rows with four significant digits; a column that a row lacks is empty there."""
     columns = list(dict.fromkeys(column for row in rows for column in row))
     text = io.StringIO()
     writer = csv.DictWriter(text, columns, restval="", lineterminator="\n")
     writer.writeheader()
     for row in rows:
         writer.writerow({k: f"{v:.4g}" if isinstance(v, float) else v for k, v in row.items()})
-    rundir.write_atomically(folder / f"{name}.csv", text.getvalue())
-    text_about = json.dumps({"provenance": rundir.provenance(), **about}, indent=1)
-    rundir.write_atomically(folder / f"{name}.json", text_about + "\n")
-    return folder / f"{name}.csv"
+    rundir.write_atomically(path, text.getvalue())
+    return path

@@ -5,7 +5,7 @@ task and estimator the configuration is chosen on validation. Of structured pred
 test bound at the last step stands beside the paper's curve **at the same step**, whatever the
 budget was: ``table1.csv``, ``table1.md``, the learning curves, the pilots and the overlaid figures
 3 and 4. Of semi-supervised classifiers bound and accuracy stand beside the paper's Table 2:
-``table2.csv`` and ``table2.md``. All go to ``--out``.
+``table2.csv``, ``table2.md``, the learning curves and a figure of them. All go to ``--out``.
 """
 
 import csv

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from experiments import measurement, rundir
+from experiments import figures, measurement, rundir
 from experiments.finished import Run, kept
 
 # The paper's bound on the test set, in nats, and accuracy, in per cent.
@@ -139,6 +139,27 @@ def _cell(row: dict[str, Any], name: str) -> str:
     return text if paper is None else f"{text} ({paper:.1f})"
 
 
+def curve_rows(run: Run, row: dict[str, Any] | None) -> list[dict[str, Any]]:
+    """The learning curve of a run on validation, for table2_curves.csv.
+
+    ``row`` is the row of the table that the run is a seed of; None of one that was not chosen.
+    """
+    return [
+        {
+            "inference": run.estimator,
+            "config": _config_of(run),
+            "seed": run.config["seed"],
+            "row": row and row["config_hash"],
+            "run": run.result["config_hash"],
+            "step": evaluated["step"],
+            "bound": -next(v for name, v in evaluated.items() if name.startswith("valid_nll_")),
+            "accuracy": 100 * evaluated["valid_accuracy"],
+        }
+        for evaluated in run.rows
+        if "valid_accuracy" in evaluated
+    ]
+
+
 def pilot_row(run: Run) -> dict[str, Any]:
     """What is kept of a run that did not read the test set."""
     return {
@@ -154,7 +175,10 @@ def pilot_row(run: Run) -> dict[str, Any]:
 
 
 def write(runs: Sequence[Run], out: Path, pilots: Sequence[dict[str, Any]] = ()) -> str:
-    """Write ``table2.csv``, ``.md`` and ``.json`` to a folder; returns the table as text.
+    """Write Table 2 and its learning curves to a folder; returns the table as text.
+
+    ``table2.csv``, ``.md``, ``.json`` and, where the runs have curves, ``table2_curves.csv`` and
+    the figure ``table2.png``.
 
     Args:
       runs: semi-supervised ones.
@@ -171,6 +195,20 @@ def write(runs: Sequence[Run], out: Path, pilots: Sequence[dict[str, Any]] = ())
     tried = [*pilots, *(pilot_row(run) for run in runs if "test_accuracy" not in run.result)]
     about = {"runs": kept(tested(runs)), "pilots": tried}
     measurement.write(out, "table2", rows, about)
+    row_of = {
+        run.result["config_hash"]: row
+        for of_row, row in zip(chosen, rows, strict=True)
+        for run in of_row
+    }
+    curves = [
+        point
+        for seeds in tested(runs)
+        for run in seeds
+        for point in curve_rows(run, row_of.get(run.result["config_hash"]))
+    ]
+    if curves:
+        measurement.write_csv(out / "table2_curves.csv", curves)
+        figures.draw_classification(curves, rows, out / "table2.png")
     text = markdown(rows)
     rundir.write_atomically(out / "table2.md", text)
     return text

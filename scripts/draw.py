@@ -3,7 +3,7 @@
     python -m scripts.draw results/variance/small_vae
 
 Works on what ``experiments.variance``, ``experiments.toy``, ``experiments.temperature`` and
-``experiments.timing`` leave.
+``experiments.timing`` leave, and on the Table 2 of ``experiments.report``.
 """
 
 import csv
@@ -41,6 +41,9 @@ def draw(folder: Path) -> list[Path]:
     if (folder / "temperature.csv").exists():
         rows = read(folder / "temperature.csv")
         return [figures.gumbel_softmax_over_temperature(rows, folder / "temperature.png")]
+    if (folder / "table2_curves.csv").exists():
+        curves, table = (read(folder / f"{name}.csv") for name in ("table2_curves", "table2"))
+        return [figures.draw_classification(curves, table, folder / "table2.png")]
     if (folder / "timing.csv").exists():
         return [figures.draw_timing(read(folder / "timing.csv"), folder / "timing.png")]
     rows = read(folder / "variance.csv")

@@ -9,6 +9,8 @@ from pathlib import Path
 import matplotlib.image
 import pytest
 
+from scripts import draw
+
 ROOT = Path(__file__).parent.parent
 CONFIG = {
     "task": "vae", "model.num_classes": 10, "objective": "elbo", "temperature.rate": 1e-4,
@@ -145,10 +147,13 @@ def write_classifier(sweep, name, estimator, alpha, seed, valid, test, **changes
     """A finished semi-supervised run; test None: a pilot."""
     write_run(sweep, name, estimator, 1e-3, seed, 110.0, test and 109.0, task="semisupervised",
               alpha=alpha, batch_size=100, **changes)  # fmt: skip
-    path = sweep / "points" / name / "result.json"
-    result = json.loads(path.read_text()) | {"valid_accuracy": valid}
+    folder = sweep / "points" / name
+    result = json.loads((folder / "result.json").read_text()) | {"valid_accuracy": valid}
     result |= {} if test is None else {"test_accuracy": test, "test_marginal_nll": 107.0 + seed}
-    path.write_text(json.dumps(result))
+    (folder / "result.json").write_text(json.dumps(result))
+    rows = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    rows[1]["valid_accuracy"], rows[2]["valid_accuracy"] = valid - 0.1, valid
+    (folder / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
 
 
 def test_table_2_goes_by_the_accuracy_on_validation(tmp_path):
@@ -179,6 +184,18 @@ def test_table_2_goes_by_the_accuracy_on_validation(tmp_path):
     assert [pilot["alpha"] for pilot in about["pilots"]] == [0.1]
     assert "secret" not in (tmp_path / "out" / "table2.json").read_text()
     assert not (tmp_path / "out" / "table1.csv").exists()
+    curves = {
+        (point["run"], point["step"]): point
+        for point in read(tmp_path / "out" / "table2_curves.csv")
+    }
+    assert {run: point["row"] for (run, _), point in curves.items()} == {
+        "a": "a", "b": "a", "c": "", "d": "d", "e": "e"
+    }  # fmt: skip
+    point = curves["b", "25000"]
+    assert (float(point["bound"]), float(point["accuracy"])) == (-110.0, 85.0)
+    assert float(curves["b", "50000"]["accuracy"]) == 95.0
+    height, width, _ = matplotlib.image.imread(tmp_path / "out" / "table2.png").shape
+    assert 400 < height < width < 4000
 
 
 def test_rivals_in_table_2_are_compared_by_the_seeds_that_all_of_them_have(tmp_path):
@@ -201,7 +218,8 @@ def test_an_earlier_table_2_is_kept_and_added_to(tmp_path):
     for runs, out in ((tmp_path, earlier), (earlier, again)):
         ended = report(f"--runs={runs}", f"--out={out}")
         assert ended.returncode == 0, ended.stderr
-    assert (again / "table2.csv").read_text() == (earlier / "table2.csv").read_text()
+    for name in ("table2.csv", "table2_curves.csv"):
+        assert (again / name).read_text() == (earlier / name).read_text()
     pilots = [json.loads((out / "table2.json").read_text())["pilots"] for out in (earlier, again)]
     assert pilots[0] == pilots[1] != []
     # A field that the first has not yet, at its default.
@@ -218,6 +236,14 @@ def test_an_earlier_table_2_is_kept_and_added_to(tmp_path):
     assert float(row["best_test_accuracy"]) == pytest.approx(99.0)
     entries = json.loads((both / "table2.json").read_text())["runs"].values()
     assert sorted(list(entry["provenances"]) for entry in entries) == [["0"], ["0", "1"]]
+    curves = read(both / "table2_curves.csv")
+    assert [(point["run"], point["row"]) for point in curves[::2]] == [
+        ("a", "a"), ("b", "a"), ("c", "")
+    ]  # fmt: skip
+    drawn = (both / "table2.png").read_bytes()
+    (both / "table2.png").unlink()
+    assert draw.draw(both) == [both / "table2.png"]
+    assert (both / "table2.png").read_bytes() == drawn
 
 
 def test_pilots_alone_make_no_table_2(tmp_path):

@@ -47,7 +47,7 @@ def test_collect_keeps_result_curve_and_figures_and_no_place(tmp_path):
         collect.collect(run, kept)
 
 
-@pytest.mark.parametrize("folder", ["variance/small_vae", "variance/toy", "temperature"])
+@pytest.mark.parametrize("folder", ["variance/small_vae", "variance/toy", "temperature", "table2"])
 def test_draw_makes_the_committed_figures_anew_from_their_rows(folder, tmp_path):
     shutil.copytree(ROOT / "results" / folder, tmp_path / "copy")
     committed = {path.name for path in (tmp_path / "copy").glob("*.png")}
