@@ -1,0 +1,127 @@
+"""Learning curves behind the tables of the paper, ours beside its own."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import matplotlib
+import matplotlib.pyplot as plt
+import numpy as np
+
+from experiments.figures.style import ESTIMATOR_COLOURS, INK, colour_key, in_order, legend, save
+
+
+def draw_overlay(
+    rows: Sequence[Mapping[str, Any]],
+    paper: Mapping[tuple[str, str], tuple[Sequence[int], Sequence[float]]],
+    titles: Mapping[str, str],
+    path: Path,
+) -> Path:
+    """Test bounds over the steps, ours solid (mean of seeds, their range), the paper's dashed.
+
+    A column for each task of ``titles``. Above the paper's estimators; below, where there are any,
+    those beyond it, beside the paper's best at each step.
+    """
+    titles = {task: title for task, title in titles.items() if any(r["task"] == task for r in rows)}
+    in_paper = {estimator for _, estimator in paper}
+    beyond = [row for row in rows if row["task"] in titles and row["estimator"] not in in_paper]
+    rows_of_panels, height = (2, 9) if beyond else (1, 4.8)
+    figure, grid = plt.subplots(
+        rows_of_panels, len(titles), figsize=(2 + 5 * len(titles), height), squeeze=False,
+        layout="constrained",
+    )  # fmt: skip
+    for (task, title), column in zip(titles.items(), grid.T, strict=True):
+        here = [row for row in rows if row["task"] == task and row["test_nats"] is not None]
+        last = max((row["step"] for row in here), default=1)
+        shown = []
+        for ax, ours in zip(column, (True, False), strict=False):
+            for estimator in in_order([*in_paper, *(row["estimator"] for row in here)]):
+                colour = ESTIMATOR_COLOURS[colour_key(estimator)]
+                of_it = [row for row in here if row["estimator"] == estimator]
+                if (estimator in in_paper) == ours and of_it:
+                    shown += _seeds(ax, of_it, colour, label=estimator)
+                if ours and (task, estimator) in paper:
+                    steps, nats = (np.array(one) for one in paper[task, estimator])
+                    ax.plot(*_on_plot(steps, nats, last), "--", color=colour, lw=1)
+                    shown += nats[(steps <= last) & (steps >= last / 2)].tolist()
+            if not ours:
+                best_steps, best = _lower_envelope(paper, task, last)
+                ax.plot(best_steps, best, "--", color=INK, lw=1, label="the paper's best")
+                shown += best
+            ax.set_title(title, fontsize=10, loc="left")
+            ax.set_xlabel("step")
+            ax.xaxis.set_major_formatter(matplotlib.ticker.FuncFormatter(lambda x, _: f"{x:,.0f}"))
+            ax.set_xlim(0, last * 1.01)
+            ax.spines[["top", "right"]].set_visible(False)
+        for ax in column:  # the first steps and what diverges leave the plot, as in the paper
+            low = min(shown, default=0)
+            ax.set_ylim(low - 0.5, min(max(shown, default=1) + 0.5, low + 22))
+    for ax in grid[:, 0]:
+        ax.set_ylabel("test nats per image")
+    legend(figure, grid, "solid: ours\ndashed: the paper's")
+    return save(figure, path)
+
+
+def _on_plot(steps: np.ndarray, nats: np.ndarray, last: int) -> tuple[np.ndarray, np.ndarray]:
+    """A curve up to a step, broken where it left its plot for a while."""
+    steps, nats = steps[steps <= last].astype(float), nats[steps <= last]
+    gaps = np.flatnonzero(np.diff(steps) > 1.5 * np.min(np.diff(steps), initial=np.inf)) + 1
+    return np.insert(steps, gaps, np.nan), np.insert(nats, gaps, np.nan)
+
+
+def _seeds(
+    axes, rows: Sequence[Mapping[str, Any]], color: str, value: str = "test_nats", **style
+) -> list[float]:
+    """Mean over seeds of a column and their range; returns the means of the second half."""
+    steps = sorted({row["step"] for row in rows})
+    values = [[row[value] for row in rows if row["step"] == step] for step in steps]
+    low, mean, high = ([float(f(v)) for v in values] for f in (min, np.mean, max))
+    axes.plot(steps, mean, color=color, **style)
+    axes.fill_between(steps, low, high, color=color, alpha=0.2, linewidth=0)
+    return [v for step, v in zip(steps, mean, strict=True) if step >= steps[-1] / 2]
+
+
+def _lower_envelope(paper, task: str, last: int) -> tuple[list[int], list[float]]:
+    """The least of the paper's curves of a task at each of their steps."""
+    least: dict[int, float] = {}
+    for (of_task, _), (steps, nats) in paper.items():
+        for step, value in zip(steps, nats, strict=True):
+            if of_task == task and step <= last:
+                least[step] = min(value, least.get(step, value))
+    steps = sorted(least)
+    return steps, [least[step] for step in steps]
+
+
+def draw_classification(
+    rows: Sequence[Mapping[str, Any]], table: Sequence[Mapping[str, Any]], path: Path
+) -> Path:
+    """Bound and accuracy on validation over the steps, and on the test set at the end.
+
+    Args:
+      rows: of table2_curves.csv; those of a row of the table are drawn, the mean of its seeds and
+        their range.
+      table: rows of table2.csv.
+      path: where the figure goes.
+    """
+    figure, panels = plt.subplots(1, 2, figsize=(11, 4.2), layout="constrained")
+    last = max(row["steps"] for row in table)
+    for ax, name, of_table in zip(panels, ("bound", "accuracy"), ("elbo", "accuracy"), strict=True):
+        for row in table:
+            colour = ESTIMATOR_COLOURS[row["inference"]]
+            own = Path(row["config"]).stem
+            label = row["inference"] + ("" if own == "semisup" else f" ({own})")
+            of_row = [one for one in rows if one["row"] == row["config_hash"]]
+            if of_row:  # an older report has none
+                style = "-" if own == "semisup" else ":"
+                _seeds(ax, of_row, colour, value=name, label=label, linestyle=style)
+            ax.errorbar(row["steps"], row[of_table], row[f"{of_table}_stderr"], fmt="o", ms=4,
+                        color=colour, capsize=3)  # fmt: skip
+            if (paper := row[f"paper_{of_table}"]) is not None:
+                ax.plot(last * 1.06, paper, "<", ms=6, color=colour, mfc="none")
+        ax.set_xlabel("step")
+        ax.xaxis.set_major_formatter(matplotlib.ticker.FuncFormatter(lambda x, _: f"{x:,.0f}"))
+        ax.spines[["top", "right"]].set_visible(False)
+    panels[0].set_title("bound, nats per image", fontsize=10, loc="left")
+    panels[1].set_title("accuracy, %", fontsize=10, loc="left")
+    legend(figure, panels, "lines: validation\ndots: test, standard error\ntriangles: the paper's")
+    return save(figure, path)

@@ -1,0 +1,226 @@
+"""Estimators compared: bias, variance and cosine, the toy problem, figure 1 of the paper."""
+
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import matplotlib.pyplot as plt
+import numpy as np
+
+from experiments.figures.style import ESTIMATOR_COLOURS, INK, QUIET, legend, save
+
+_LEAST = 1e-3  # biases and variances below are not told apart
+# Whose gradient goes through the samples; the decoder's goes around them.
+_GROUPS = ("encoder", "maps_0")
+
+
+def _band(axes, rows: Sequence[Mapping[str, Any]], name: str, over: str, **style) -> None:
+    """A line over a column with its 95 % band."""
+    rows = sorted(rows, key=lambda row: row[over])
+    x = [row[over] for row in rows]
+    values, low, high = ([row[f"{name}{end}"] for row in rows] for end in ("", "_low", "_high"))
+    axes.plot(x, values, **style)
+    axes.fill_between(x, low, high, color=style["color"], alpha=0.2, linewidth=0)
+
+
+def _dots(axes, rows: Sequence[Mapping[str, Any]], name: str, floor: float | None) -> None:
+    """One dot and 95 % bar a row, from top to bottom; a triangle where it is not told from 0."""
+    for y, row in enumerate(rows):
+        colour = ESTIMATOR_COLOURS[row["estimator"]]
+        low, value, high = (row[f"{name}{end}"] for end in ("_low", "", "_high"))
+        if floor is not None and low <= floor:
+            axes.plot([max(high, floor)], [y], marker="<", color=colour, markersize=6)
+            axes.plot([_LEAST, max(high, floor)], [y, y], color=colour, linewidth=1, alpha=0.5)
+        else:
+            axes.plot([low, high], [y, y], color=colour, linewidth=2)
+            axes.plot([value], [y], marker="o", color=colour, markersize=6)
+    axes.set_yticks(range(len(rows)))
+    axes.set_ylim(len(rows) - 0.5, -0.5)
+    axes.grid(axis="x", color="#e8e8e8")
+    axes.set_axisbelow(True)
+    axes.spines[["top", "right"]].set_visible(False)
+
+
+def estimators_side_by_side(rows: Sequence[Mapping[str, Any]], title: str, path: Path) -> Path:
+    """Bias, variance and cosine of each estimator, its variance at equal cost, in one table."""
+    rows = sorted(rows, key=lambda row: row["variance"])
+    floor = _indistinct(rows[0])
+    panels = (
+        ("bias", "bias / |gradient|", floor),
+        ("variance", "variance / |gradient|²", None),
+        ("variance_per_evaluation", "variance at equal\nevaluations of f", None),
+        ("variance_per_time", "variance at equal time\n(of one gumbel_softmax)", None),
+        ("cosine", "cosine of one estimate\nto the gradient", None),
+    )
+    figure, axes = plt.subplots(
+        1, len(panels), figsize=(15, 0.33 * len(rows) + 1.6), sharey=True, layout="constrained"
+    )
+    for ax, (name, label, least) in zip(axes, panels, strict=True):
+        _dots(ax, rows, name, least)
+        ax.set_xlabel(label, fontsize=9)
+        if name != "cosine":
+            ax.set_xscale("log")
+    axes[0].set_xlim(left=_LEAST)
+    if floor > _LEAST:
+        axes[0].axvspan(_LEAST, floor, color=QUIET, alpha=0.3, linewidth=0, zorder=0)
+    for ax in axes[1:4]:
+        ax.set_xlim(left=max(ax.get_xlim()[0], _LEAST / 10))
+    axes[0].set_yticklabels([_label(row) for row in rows], fontsize=9)
+    figure.suptitle(title, fontsize=10, x=0.01, ha="left")
+    return save(figure, path)
+
+
+def _indistinct(row: Mapping[str, Any]) -> float:
+    """Biases up to this may be the reference's own error, two of its standard errors."""
+    return max(2 * (row.get("reference_error") or 0), _LEAST)
+
+
+def _label(row: Mapping[str, Any]) -> str:
+    temperature = row["temperature"]
+    return row["estimator"] + (f" (τ = {temperature:.2g})" if temperature else "")
+
+
+def over_temperature(
+    rows: Sequence[Mapping[str, Any]], column: str, heading: Callable[[Any], str], path: Path
+) -> Path:
+    """Bias, variance and cosine over the temperature; one column for each value of ``column``."""
+    values = sorted({row[column] for row in rows})
+    panels = (
+        ("bias", "bias / |gradient|"),
+        ("variance", "variance / |gradient|²"),
+        ("cosine", "cosine of one estimate"),
+    )
+    figure, grid = plt.subplots(
+        len(panels), len(values), figsize=(1.5 + 3.6 * len(values), 8.5), sharex=True,
+        sharey="row", squeeze=False, layout="constrained",
+    )  # fmt: skip
+    swept = {row["estimator"] for row in rows if row["at"] == "chosen"}
+    for value, axes in zip(values, grid.T, strict=True):
+        here = [row for row in rows if row[column] == value]
+        for (name, _), ax in zip(panels, axes, strict=True):
+            for estimator in dict.fromkeys(row["estimator"] for row in here):
+                of_it = [row for row in here if row["estimator"] == estimator]
+                style = {"color": ESTIMATOR_COLOURS[estimator], "label": estimator}
+                if estimator in swept:
+                    _band(ax, of_it, name, "temperature", marker="o", markersize=3, **style)
+                elif not (name == "bias" and of_it[0]["bias_low"] <= _indistinct(of_it[0])):
+                    ax.axhline(of_it[0][name], linestyle=(0, (4, 2)), linewidth=1, **style)
+            ax.set_xscale("log")
+            if name != "cosine":
+                ax.set_yscale("log")
+            ax.spines[["top", "right"]].set_visible(False)
+        axes[0].set_title(heading(value), fontsize=10, loc="left")
+        axes[-1].set_xlabel("temperature", fontsize=9)
+    for (name, label), ax in zip(panels, grid[:, 0], strict=True):
+        ax.set_ylabel(label, fontsize=9)
+        if name != "cosine":
+            told = [row[name] for row in rows if row[f"{name}_low"] > 0]
+            ax.set_ylim(max(min(told) / 2, _LEAST), 1.5 * max(told))
+    legend(figure, grid, "lines: over the temperature\ndashes: without one, or learned")
+    return save(figure, path)
+
+
+def draw_variance(rows: Sequence[Mapping[str, Any]], folder: Path) -> list[Path]:
+    """The figures of ``experiments.variance`` from its rows; returns their paths."""
+    group = next(name for name in _GROUPS if any(row["group"] == name for row in rows))
+    rows = [row for row in rows if row["group"] == group]
+    paths = []
+    for step in sorted({row["step"] for row in rows}):
+        at_schedule = [row for row in rows if row["step"] == step and row["at"] == "schedule"]
+        reference = at_schedule[0]["reference"]
+        about = f"reference: {reference}. Triangle: bias not told from 0, its upper end"
+        if reference != "exact":
+            about = (
+                f"reference: mean of {reference}, which is grey's width from the truth. Triangle: "
+                "bias not told from 0"
+            )
+        title = (
+            f"Gradient by {group} at step {step:,}, {at_schedule[0]['keys']:,} estimates each; "
+            f"95 % bands; {about}"
+        )
+        path = folder / f"estimators_step{step}.png"
+        paths.append(estimators_side_by_side(at_schedule, title, path))
+    path = folder / "temperature.png"
+    return [*paths, over_temperature(rows, "step", lambda step: f"step {step:,}", path)]
+
+
+def optimisation(curves: Sequence[Mapping[str, Any]], target: float, path: Path) -> Path:
+    """Exact loss along the descent on each estimator's gradients, unbiased ones on the left."""
+    best = min(target**2, (1 - target) ** 2)
+    kinds = {row["estimator"]: row["unbiased_for"] for row in curves}
+    unbiased = [name for name, kind in kinds.items() if kind == "any" or "quadratic" in kind]
+    figure, axes = plt.subplots(
+        1, 2, figsize=(12, 4.2), sharex=True, sharey=True, layout="constrained"
+    )
+    for ax, title, names in (
+        (axes[0], "unbiased for this f", unbiased),
+        (axes[1], "biased", [name for name in kinds if name not in unbiased]),
+    ):
+        for name in names:
+            of_it = [row for row in curves if row["estimator"] == name]
+            _band(ax, of_it, "loss", "step", color=ESTIMATOR_COLOURS[name], label=name)
+        ax.axhline(best, color=QUIET, linewidth=1, zorder=0)
+        ax.set_title(title, fontsize=10, loc="left")
+        ax.set_xlabel("step")
+        ax.spines[["top", "right"]].set_visible(False)
+    axes[0].set_ylabel(f"E (b - {target:g})², the exact loss")
+    legend(figure, axes, f"{curves[0]['seeds']} runs each, 95 % bands\ngrey: the optimum")
+    return save(figure, path)
+
+
+def draw_toy(
+    rows: Sequence[Mapping[str, Any]],
+    curves: Sequence[Mapping[str, Any]],
+    target: float,
+    folder: Path,
+) -> list[Path]:
+    """The figures of ``experiments.toy`` from its rows; returns their paths."""
+
+    def heading(logit: float) -> str:
+        return f"P(b = 1) = {1 / (1 + np.exp(-logit)):.2f}"
+
+    paths = [
+        over_temperature(rows, "logit", heading, folder / "temperature.png"),
+        optimisation(curves, target, folder / "optimisation.png"),
+    ]
+    middle = [
+        row for row in rows
+        if row["logit"] == 0 and (row["at"] == "schedule" or row["temperature"] == 0.5)
+    ]  # fmt: skip
+    title = (
+        f"E (b - {target:g})² at P(b = 1) = 0.5, {rows[0]['keys']:,} estimates each; 95 % bands. "
+        "Triangle: bias not told from 0, its upper end"
+    )
+    return [*paths, estimators_side_by_side(middle, title, folder / "estimators.png")]
+
+
+def gumbel_softmax_over_temperature(rows: Sequence[Mapping[str, Any]], path: Path) -> Path:
+    """Expectation and samples of Gumbel-Softmax, a column for each temperature (0: categorical)."""
+    temperatures = list(dict.fromkeys(row["temperature"] for row in rows))
+    shown = ["expectation", *(name for name in rows[0] if name.startswith("sample_"))]
+    figure, grid = plt.subplots(
+        len(shown), len(temperatures), figsize=(2.1 * len(temperatures), 1.3 * len(shown) + 0.6),
+        sharex=True, sharey="row", layout="constrained",
+    )  # fmt: skip
+    highest = max(max(row["probability"], row["expectation"]) for row in rows)
+    for temperature, column in zip(temperatures, grid.T, strict=True):
+        of_it = [row for row in rows if row["temperature"] == temperature]
+        classes = [row["class"] for row in of_it]
+        for name, ax in zip(shown, column, strict=True):
+            colour = ESTIMATOR_COLOURS["gumbel_softmax"] if temperature else INK
+            ax.bar(classes, [row[name] for row in of_it], color=colour, width=0.8)
+            if name == "expectation":  # steps: the class probabilities
+                ax.step(
+                    [*classes, classes[-1] + 1],
+                    [*(row["probability"] for row in of_it), of_it[-1]["probability"]],
+                    where="mid", color="#d55e00", linewidth=1,
+                )  # fmt: skip
+            ax.set_xlim(-0.6, len(classes) - 0.4)
+            ax.set_ylim(0, 1.15 * highest if name == "expectation" else 1.02)
+            ax.set_xticks([])
+            ax.spines[["top", "right"]].set_visible(False)
+        column[0].set_title(f"τ = {temperature:g}" if temperature else "categorical", fontsize=10)
+    for name, ax in zip(shown, grid[:, 0], strict=True):
+        ax.set_ylabel(name.replace("_", " "), fontsize=9)
+    figure.supxlabel("class (orange: its probability)", fontsize=9)
+    return save(figure, path)
