@@ -9,6 +9,8 @@ from pathlib import Path
 import matplotlib.image
 import pytest
 
+from experiments import config as configuration
+from experiments import finished, points
 from scripts import draw
 
 ROOT = Path(__file__).parent.parent
@@ -266,3 +268,14 @@ def test_the_readme_shows_the_committed_table(number):
     shown = readme.partition(f"<!-- table {number} -->\n")[2].partition("\n<!-- end -->")[0]
     committed = ROOT / "results" / f"table{number}" / f"table{number}.md"
     assert shown == committed.read_text().strip()
+
+
+def test_the_committed_table_2_is_what_its_sweep_asks_for():
+    """Though its runs were made one by one: they have the fields of the sweep's points."""
+
+    def own(fields):
+        return json.dumps({k: v for k, v in fields.items() if k != "data.dir"}, sort_keys=True)
+
+    measured = {own(run.config) for run in finished.load([ROOT / "results" / "table2"])}
+    for point in points.load_sweep(str(ROOT / "configs/sweeps/table2_cpu.py")).points:
+        assert own(dict(configuration.fields(point.config))) in measured, point.overrides

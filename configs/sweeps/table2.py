@@ -30,8 +30,8 @@ def get_sweep(dataset: str = "mnist"):
     return points(dataset, {"num_steps": (100_000,), **weights, "seed": (0, 1, 2)})
 
 
-def points(dataset, axes, inferences=INFERENCES):
-    """The points of inferences over further axes."""
+def points(dataset, axes):
+    """The points of all inferences over further axes."""
     config = f"configs/semisup.py:{dataset}"
-    of_each = ({"estimator": (name,), **axes, **own} for name, own in inferences.items())
+    of_each = ({"estimator": (name,), **axes, **own} for name, own in INFERENCES.items())
     return [point for fields in of_each for point in grid(config, fields)]
