@@ -196,13 +196,13 @@ def bench_convolutions(path: str, unlabelled: int, labelled: int, rounds: int) -
 
     def scanned(program):
         scan = functools.partial(training.run_interval.__wrapped__, program, steps)
-        return jax.jit(scan).lower(*arguments).compile()
+        return jax.jit(scan).lower(*arguments)
 
     alone = jax.jit(functools.partial(training.train_step, task.program)).lower(*arguments)
-    alone = alone.compile()
-    ours = scanned(task.program)
+    alone = alone.compile(convolutions.compiler_options())
+    ours = scanned(task.program).compile(convolutions.compiler_options())
     with mock.patch.object(convolutions, "_is_cpu", return_value=False):
-        plain = scanned(task.program._replace(loss=lambda *a: task.program.loss(*a)))
+        plain = scanned(task.program._replace(loss=lambda *a: task.program.loss(*a))).compile()
     calls: dict[str, Callable[[], Any]] = {
         "scan": lambda: ours(*arguments),
         "alone": lambda: [alone(*arguments) for _ in range(steps)],
