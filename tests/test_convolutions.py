@@ -1,5 +1,7 @@
 """Convolutions and their gradients, against jax's own."""
 
+import re
+
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -83,3 +85,20 @@ def test_constant_channels_are_channels(transposed, arguments):
     whole = jnp.concatenate([image, spread], axis=-1)
     params = layer.init(random.key(0), whole)
     close(layer.apply(params, image, constants), layer.apply(params, whole))
+
+
+@pytest.mark.skipif(jax.default_backend() != "cpu", reason="of XLA's CPU backend")
+def test_compiler_options_take_the_convolutions_from_ynnpack():
+    x = jnp.ones((4, 8, 8, 64))
+    kernel, matrix = jnp.ones((3, 3, 64, 64)), jnp.ones((64, 64))
+
+    def loss(kernel, matrix):
+        y = jax.vmap(lambda image: convolutions.convolve_transposed(image, kernel, 2))(x)
+        return jnp.mean(jnp.sin(y @ matrix))
+
+    gradient = jax.jit(jax.grad(loss, (0, 1))).lower(kernel, matrix)
+    compiled = gradient.compile(convolutions.compiler_options())
+    close(compiled(kernel, matrix), gradient.compile()(kernel, matrix))
+    text = compiled.as_text()
+    assert " convolution(" in text
+    assert not re.search(r"ROOT .* convolution\(", text)  # as a library's part of the program is
