@@ -246,6 +246,11 @@ def test_an_earlier_table_2_is_kept_and_added_to(tmp_path):
     (both / "table2.png").unlink()
     assert draw.draw(both) == [both / "table2.png"]
     assert (both / "table2.png").read_bytes() == drawn
+    # A row whose report kept no learning curve stands with its test values alone.
+    lines = (both / "table2_curves.csv").read_text().splitlines(keepends=True)
+    (both / "table2_curves.csv").write_text("".join(lines[:1] + lines[-2:]))
+    assert draw.draw(both) == [both / "table2.png"]
+    assert (both / "table2.png").read_bytes() != drawn
 
 
 def test_pilots_alone_make_no_table_2(tmp_path):

@@ -97,6 +97,8 @@ def draw_classification(
 ) -> Path:
     """Bound and accuracy on validation over the steps, and on the test set at the end.
 
+    Dashed: what an inference reached in more steps than in another row of the table.
+
     Args:
       rows: of table2_curves.csv; those of a row of the table are drawn, the mean of its seeds and
         their range.
@@ -109,10 +111,13 @@ def draw_classification(
         for row in table:
             colour = ESTIMATOR_COLOURS[row["inference"]]
             own = Path(row["config"]).stem
-            label = row["inference"] + ("" if own == "semisup" else f" ({own})")
+            same = [one for one in table if all(one[k] == row[k] for k in ("inference", "config"))]
+            longer = row["steps"] > min(one["steps"] for one in same)
+            details = [own] * (own != "semisup") + [f"{row['steps']:,} steps"] * longer
+            label = row["inference"] + (f" ({', '.join(details)})" if details else "")
             of_row = [one for one in rows if one["row"] == row["config_hash"]]
             if of_row:  # an older report has none
-                style = "-" if own == "semisup" else ":"
+                style = ":" if own != "semisup" else "--" if longer else "-"
                 _seeds(ax, of_row, colour, value=name, label=label, linestyle=style)
             ax.errorbar(row["steps"], row[of_table], row[f"{of_table}_stderr"], fmt="o", ms=4,
                         color=colour, capsize=3)  # fmt: skip
