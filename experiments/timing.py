@@ -24,7 +24,7 @@ from experiments import config as configuration
 from experiments import figures, measurement, tasks
 from experiments.config import ConfigError
 from experiments.measurement import Row
-from gsm import convolutions, data, training
+from gsm import data, training
 
 _CONFIG = flags.DEFINE_string("config", "configs/semisup.py", "Config file of the networks.")
 _CLASSES = flags.DEFINE_list("classes", ["5", "10", "100", "1000"], "Numbers of classes.")
@@ -82,7 +82,7 @@ class _Training:
     def _compile(self, steps: int) -> None:
         self._steps = steps
         lowered = training.run_interval.lower(self._task.program, steps, *self._arguments)
-        self._compiled = lowered.compile(convolutions.compiler_options())
+        self._compiled = lowered.compile()
 
     def prepare(self, seconds: float) -> None:
         """Make a call last about so long."""
