@@ -102,3 +102,17 @@ def test_compiler_options_take_the_convolutions_from_ynnpack():
     text = compiled.as_text()
     assert " convolution(" in text
     assert not re.search(r"ROOT .* convolution\(", text)  # as a library's part of the program is
+
+
+@pytest.mark.skipif(jax.default_backend() != "cpu", reason="of XLA's CPU backend")
+def test_sums_are_right_under_the_compiler_options():
+    """Where XLA's own choice is wrong: it reads memory that nothing wrote."""
+
+    def total(x, kernel):
+        out = lax.conv_general_dilated(x, kernel, (1, 1), "SAME", dimension_numbers=LAYOUT)
+        return jnp.sum(out @ jnp.ones((64, 64)))
+
+    arguments = jnp.ones((4, 8, 8, 64)), jnp.ones((3, 3, 64, 64))
+    compiled = jax.jit(total).lower(*arguments).compile(convolutions.compiler_options())
+    taps = 36 * 9 + 24 * 6 + 4 * 4  # inside, at the sides, in the corners
+    np.testing.assert_allclose(compiled(*arguments), 4 * taps * 64.0**3, rtol=1e-5)
