@@ -22,7 +22,7 @@ from experiments import config as configuration
 from experiments import rundir, tasks
 from experiments.console import Progress, StopRequest, say
 from experiments.rundir import Events, RunDir, RunDirError
-from gsm import convolutions, data, training
+from gsm import data, training
 
 # Images evaluated in one call: between calls the progress moves and Ctrl-C is heard.
 _IMAGES_PER_CALL = 500
@@ -191,8 +191,7 @@ def _fit(members: Sequence[_Member], stop: StopRequest) -> None:
             arguments = front[0].task.train, settings, states
             if (form := (length, len(front))) not in compiled:
                 interval = functools.partial(_interval, front[0].task.program, length)
-                program = jax.jit(interval, compiler_options=convolutions.compiler_options())
-                compiled[form] = program.lower(*arguments).compile()
+                compiled[form] = jax.jit(interval).lower(*arguments).compile()
             start = time.perf_counter()
             scanned = compiled[form](*arguments)
             scanned = [(state, np.asarray(losses)) for state, losses in scanned]

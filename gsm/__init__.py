@@ -4,3 +4,7 @@ The reference implementation of *Categorical Reparameterization with Gumbel-Soft
 Poole, ICLR 2017). Everything here is written for one example; batches, samples, seeds and
 hyperparameters are added by ``jax.vmap``. Start with :mod:`gsm.estimators`.
 """
+
+from gsm import xla
+
+xla.warn_of_wrong_sums()

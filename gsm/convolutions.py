@@ -66,19 +66,6 @@ def convolve_transposed(
     return _image.bind(x[None], turned, sides=tuple(sides))[0]
 
 
-def compiler_options() -> dict[str, str]:
-    """XLA's options for a program of these, as of ``jax.jit(f, compiler_options=...)``.
-
-    On a CPU: YNNPACK, one of XLA's two libraries, for products alone. By default it also has the
-    convolutions, at which the other one, Eigen, is faster, and sums, some of which it gets wrong:
-    that of a convolution's product with a constant is not even finite (jax 0.10.2 and 0.12.0).
-    Elsewhere: none.
-    """
-    if not _is_cpu():
-        return {}
-    return {"xla_cpu_experimental_ynn_fusion_type": "LIBRARY_FUSION_TYPE_INDIVIDUAL_DOT"}
-
-
 def _is_cpu() -> bool:
     return jax.default_backend() == "cpu"
 

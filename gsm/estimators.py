@@ -30,7 +30,6 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jax import random
 from jax.lax import stop_gradient
 from jaxtyping import Array, Float, Key
@@ -336,8 +335,10 @@ def exact(logits: LogitsND, f: Cost) -> Surrogate:
             f"exact enumerates k ** n outcomes, {MAX_OUTCOMES:,} at most; logits have shape "
             f"{(n, k)}: about 1e{round(n * math.log10(k))} outcomes"
         )
-    classes = np.stack(np.unravel_index(np.arange(k**n), (k,) * n), axis=-1)
-    outcomes = jnp.asarray(np.eye(k)[classes], logits.dtype)
+    # Behind a barrier: XLA would otherwise evaluate f at constants, for minutes, as it compiles.
+    index = jax.lax.optimization_barrier(jnp.arange(k**n))
+    digits = index[:, None] // k ** jnp.arange(n - 1, -1, -1)[None] % k
+    outcomes = jax.nn.one_hot(digits, k, dtype=logits.dtype)
     log_q = jax.vmap(lambda z: distributions.log_prob(z, logits))(outcomes)
     return jnp.sum(jnp.exp(log_q) * jax.vmap(f)(outcomes))
 

@@ -200,8 +200,8 @@ def bench_convolutions(path: str, unlabelled: int, labelled: int, rounds: int) -
         return jax.jit(scan).lower(*arguments)
 
     alone = jax.jit(functools.partial(training.train_step, task.program)).lower(*arguments)
-    alone = alone.compile(convolutions.compiler_options())
-    ours = scanned(task.program, steps).compile(convolutions.compiler_options())
+    alone = alone.compile()
+    ours = scanned(task.program, steps).compile()
     with mock.patch.object(convolutions, "_is_cpu", return_value=False):
         plain = task.program._replace(loss=lambda *a: task.program.loss(*a))
         plain = scanned(plain, plain_steps).compile()

@@ -17,6 +17,8 @@ _ROOMS = (
 )  # fmt: skip
 install_import_hook([f"gsm.{room}" for room in _ROOMS], "beartype.beartype")
 
+import experiments  # noqa: E402, F401, sets the options of XLA, which jax reads once
+
 # Most of a test's time is XLA's compilation of programs that run once. So LLVM's optimisation is
 # left out (jax reads the variable when it first computes; the commands that tests start compile as
 # users do), and what was compiled is kept for pytest's other processes and for the next run.
