@@ -11,6 +11,9 @@ from experiments import config as configuration
 from experiments import tasks
 from experiments.config import ConfigError
 
+MEASURES = {"vae": ("valid_rate",), "sbn": (), "semisupervised": ("valid_accuracy",)}
+"""What a result of each task holds of validation beside the bound: only this may choose."""
+
 
 class Point(NamedTuple):
     """One run of a sweep."""
@@ -36,7 +39,7 @@ class Sweep(NamedTuple):
     pilot: tuple[str, ...]
     """The fields that pilot runs may choose."""
     maximize: str = ""
-    """The measure of a result, the higher the better, that choices go by; "": the bound."""
+    """The measure on validation, the higher the better, that choices go by; "": the bound."""
 
 
 def load_sweep(named: str, num_steps: int = 0) -> Sweep:
@@ -69,7 +72,14 @@ def load_sweep(named: str, num_steps: int = 0) -> Sweep:
     for name in pilot:
         if all(point.field(name) is None for point in points.values()):
             raise ConfigError(f"PILOT of {path}: no config of its points has the field {name!r}")
-    return Sweep(list(points.values()), pilot, getattr(module, "MAXIMIZE", ""))
+    maximize = getattr(module, "MAXIMIZE", "")
+    of_points = [MEASURES[point.config.task] for point in points.values()]
+    allowed = [name for name in of_points[0] if all(name in names for names in of_points)]
+    if maximize and maximize not in allowed:
+        measured = f"{' or '.join(allowed)}, a measure of validation"
+        expected = measured if allowed else "left out: its points measure the bound alone"
+        raise ConfigError(f"MAXIMIZE of {path} must be {expected}; got {maximize!r}")
+    return Sweep(list(points.values()), pilot, maximize)
 
 
 def resolve(overrides: Mapping[str, Any]) -> Point:

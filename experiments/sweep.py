@@ -17,25 +17,18 @@ the first seed runs that long, without a look at the test set, and of the points
 these fields only, the best on validation alone is run in full, with all its seeds.
 """
 
-import csv
-import io
-import itertools
-import json
+import functools
 import os
 import subprocess
 import sys
-from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 from absl import app, flags
 
 from experiments import config as configuration
-from experiments import figures, jobs, points, rundir, workers
+from experiments import outcomes, points, workers
 from experiments.config import ConfigError
 from experiments.console import say
-from experiments.jobs import Outcome
-from experiments.points import Point
 
 _SWEEP = flags.DEFINE_string("sweep", None, "Sweep file, with its argument.", required=True)
 _WORKDIR = flags.DEFINE_string("workdir", None, "Folder; default: runs/sweep-SWEEP-ARGUMENT.")
@@ -61,73 +54,6 @@ _RETRIES = flags.DEFINE_integer(
 )
 
 
-# --- reporting -------------------------------------------------------------------------------
-
-
-def row_of(outcome: Outcome, names: Sequence[str], maximize: str = "") -> dict[str, Any]:
-    """A row of the table: the swept fields, then how it ended."""
-    point, result = outcome.point, outcome.result or {}
-    return {
-        **{name: point.field(name) for name in names},
-        **({maximize: result.get(maximize)} if maximize else {}),
-        "valid_nats": valid_nats(outcome),
-        "test_nats": result.get(f"test_nll_m{point.config.evaluation.test_samples}"),
-        "steps": result.get("steps"),
-        "selected_step": result.get("selected_step"),
-        "steps_per_second": result.get("steps_per_second"),
-        "seconds": result.get("seconds"),
-        "config_hash": point.hash,
-        "error": outcome.error,
-    }
-
-
-def valid_nats(outcome: Outcome) -> float | None:
-    """The negative bound on validation; None of a point that failed."""
-    samples = outcome.point.config.evaluation.valid_samples
-    return (outcome.result or {}).get(f"valid_nll_m{samples}")
-
-
-def cost(outcome: Outcome, maximize: str) -> float | None:
-    """What choices minimise: the negative validation bound, or minus the measure named.
-
-    None of a point that failed.
-
-    Raises:
-      ConfigError: its result has no such measure.
-    """
-    if not maximize or outcome.result is None:
-        return valid_nats(outcome)
-    if maximize not in outcome.result:
-        raise ConfigError(f"MAXIMIZE: the result of a point has no {maximize!r}")
-    return -outcome.result[maximize]
-
-
-def write_table(rows: Sequence[Mapping[str, Any]], path: Path) -> None:
-    """``sweep.csv``, whole or not at all."""
-    text = io.StringIO()
-    writer = csv.DictWriter(text, list(rows[0]), lineterminator="\n")
-    writer.writeheader()
-    for row in rows:
-        writer.writerow(
-            {
-                name: f"{value:.6g}" if isinstance(value, float) else value
-                for name, value in row.items()
-            }
-        )
-    rundir.write_atomically(path, text.getvalue())
-
-
-def _tell(rows: Sequence[Mapping[str, Any]], total: int, names: Sequence[str]) -> None:
-    row = rows[-1]
-    what = ", ".join(f"{name}={row[name]}" for name in names) or "the point"
-    say(f"{len(rows)}/{total}  {what}: {row['error'] or _bounds(row)}")
-
-
-def _bounds(row: Mapping[str, Any]) -> str:
-    test = "" if row["test_nats"] is None else f", test {row['test_nats']:.2f}"
-    return f"validation {row['valid_nats']:.2f}{test} nats"
-
-
 def main(argv: list[str]) -> None:
     del argv
     configuration.quieten_libraries()
@@ -142,25 +68,32 @@ def main(argv: list[str]) -> None:
     default = "-".join(filter(None, ("sweep", Path(path).stem, argument)))
     workdir = Path(_WORKDIR.value or f"runs/{default}")
     workdir.mkdir(parents=True, exist_ok=True)
+    together = _TOGETHER.value or (64 if _accelerated(place) else 1)
+    run = functools.partial(
+        outcomes.run, workdir=workdir, place=place, maximize=sweep.maximize, together=together,
+        retries=_RETRIES.value,
+    )  # fmt: skip
     full, failed = sweep.points, 0
     try:
         if _PILOT_STEPS.value:
             short = points.pilots(sweep, _PILOT_STEPS.value)
-            outcomes = _run_and_tell(short, place, workdir, "pilots", sweep.maximize)
-            failed += sum(outcome.result is None for outcome in outcomes)
+            ended = run(short, name="pilots")
+            failed += sum(one.result is None for one in ended)
             costs = {
-                points.pilot_key(sweep, one.point): cost(one, sweep.maximize) for one in outcomes
+                points.pilot_key(sweep, one.point): value
+                for one in ended
+                if (value := outcomes.cost(one, sweep.maximize)) is not None
             }
-            full = points.chosen(sweep, {k: v for k, v in costs.items() if v is not None})
+            full = points.chosen(sweep, costs)
             if not full:
                 sys.exit(f"all {len(short)} pilots failed; logs in {workdir / 'logs'}")
-        outcomes = _run_and_tell(full, place, workdir, "sweep", sweep.maximize)
+        ended = run(full)
     except ConfigError as error:
         sys.exit(f"error: {error}")
     except KeyboardInterrupt:
         say("run the same command to go on")
         sys.exit(130)
-    if failed := failed + sum(outcome.result is None for outcome in outcomes):
+    if failed := failed + sum(one.result is None for one in ended):
         sys.exit(f"{failed} points failed; logs in {workdir / 'logs'}")
 
 
@@ -187,6 +120,10 @@ def _place() -> workers.Workers | None:
         raise ConfigError(f"--backend=ray: {error}") from None
 
 
+def _accelerated(place: workers.Workers | None) -> bool:
+    return place.accelerated if place else _devices()[0] != "cpu"
+
+
 def _devices() -> tuple[str, int]:
     """Platform and number of jax's devices, asked in a process of its own: this one must not hold
     the memory of an accelerator that the workers need."""
@@ -194,50 +131,6 @@ def _devices() -> tuple[str, int]:
     told = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     platform, number = told.stdout.split()
     return platform, int(number)
-
-
-def _run_and_tell(
-    listed: Sequence[Point],
-    place: workers.Workers | None,
-    workdir: Path,
-    name: str,
-    maximize: str,
-) -> list[Outcome]:
-    """Run points; table ``NAME.csv``, figure ``NAME.png``, best point and ``NAME.json``."""
-    names = points.swept(listed)
-    number = f", {place.number} at a time" if place else ""
-    say(f"{name}: {len(listed)} points{number}, in {workdir}")
-    found = [(point, jobs.result_of(workdir, point)) for point in listed]
-    accelerated = place.accelerated if place else _devices()[0] != "cpu"
-    together = _TOGETHER.value or (64 if accelerated else 1)
-    waiting = list(points.jobs([point for point, result in found if result is None], together))
-    going = (
-        jobs.run(waiting, workdir, place, _RETRIES.value)
-        if place
-        else jobs.run_here(waiting, workdir)
-    )
-    finished = (Outcome(point, result) for point, result in found if result is not None)
-    in_order = {point.hash: i for i, point in enumerate(listed)}
-    outcomes: list[Outcome] = []
-    rows: list[dict[str, Any]] = []
-    for outcome in itertools.chain(finished, going):
-        outcomes.append(outcome)
-        rows.append(row_of(outcome, names, maximize))
-        _tell(rows, len(listed), names)
-        table = sorted(rows, key=lambda row: in_order[row["config_hash"]])
-        write_table(table, workdir / f"{name}.csv")
-    about = {"provenance": rundir.provenance(), "swept": names, "points": len(listed)}
-    if done := [row for row in rows if row["valid_nats"] is not None]:
-        costs = {one.point.hash: cost(one, maximize) or 0.0 for one in outcomes}
-        about["best"] = best = min(done, key=lambda row: costs[row["config_hash"]])
-        figures.draw_sweep(done, names, workdir / f"{name}.png")
-        shown = ", ".join(f"{name}={best[name]}" for name in names)
-        print(f"best on validation: {shown}\n  {_bounds(best)}")
-        print(f"  {workdir / 'points' / best['config_hash']}")
-        print(f"figure: {workdir / f'{name}.png'}")
-    rundir.write_atomically(workdir / f"{name}.json", json.dumps(about, indent=1) + "\n")
-    print(f"table: {workdir / f'{name}.csv'}")
-    return outcomes
 
 
 if __name__ == "__main__":

@@ -8,7 +8,7 @@ import pytest
 from jax import random
 
 from experiments import config as configuration
-from experiments import tasks
+from experiments import points, tasks
 from gsm import data, estimators, training
 from gsm.estimators import BERNOULLI_ONLY, ESTIMATORS, RELAXED
 from gsm.objectives import KL_FORMS
@@ -50,6 +50,15 @@ def test_a_config_s_docstring_is_the_command_and_its_default_is_mnist(path, monk
     assert config.data.name == "mnist"
     dynamic = config.task == "semisupervised"
     assert config.data.binarization == ("dynamic" if dynamic else "fixed")
+
+
+@pytest.mark.parametrize("name", ["cat_vae", "cat_sbn", "semisup"])
+def test_a_sweep_may_choose_by_what_is_measured_on_validation(name, digits):
+    config = configuration.check(configuration.load(str(ROOT / f"configs/{name}.py") + ":digits"))
+    task = tasks.build(config, digits)
+    state = jax.eval_shape(lambda: training.init_state(task.program, random.key(0)))
+    measures = jax.eval_shape(task.measures, state.params, task.valid)
+    assert tuple(f"valid_{name}" for name in measures) == points.MEASURES[config.task]
 
 
 def with_fields(**fields):
