@@ -2,9 +2,12 @@
 
 import csv
 import json
+import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
+
+import numpy as np
 
 from configs import defaults
 from experiments import config as configuration
@@ -49,6 +52,32 @@ class Run(NamedTuple):
         return next((v for name, v in self.result.items() if name.startswith("test_nll_")), None)
 
 
+class Mean(NamedTuple):
+    """A mean over seeds."""
+
+    value: float
+    error: float | None
+    """The standard error of the mean; None of one seed."""
+    seeds: int
+
+    def clearly_above(self, other: "Mean") -> bool:
+        """Whether it is greater by more than three standard errors of the difference.
+
+        Of three seeds against three that is about the 5 % level of Student's t. With fewer than
+        three seeds of either, nothing is clear.
+        """
+        if min(self.seeds, other.seeds) < 3:
+            return False
+        return self.value - other.value > 3 * math.hypot(self.error or 0, other.error or 0)
+
+
+def mean(values: Sequence[float]) -> Mean:
+    """The mean of one value for each seed."""
+    several = len(values) > 1
+    error = float(np.std(values, ddof=1) / len(values) ** 0.5) if several else None
+    return Mean(float(np.mean(values)), error, len(values))
+
+
 def load(folders: Sequence[Path]) -> list[Run]:
     """All finished runs of sweeps, pilots too, and the chosen runs of earlier reports, once each.
 
@@ -70,13 +99,13 @@ def load(folders: Sequence[Path]) -> list[Run]:
 
 
 def load_pilots(folders: Sequence[Path]) -> list[dict[str, Any]]:
-    """The rows of pilots.csv of those folders that are earlier reports of Table 1."""
-    rows: list[dict[str, Any]] = []
+    """The rows of pilots.csv of those folders that are earlier reports of Table 1, once each."""
+    rows: dict[str, dict[str, Any]] = {}
     for path in (folder / "pilots.csv" for folder in folders):
         if path.exists() and (path.parent / "table1.json").exists():
             with path.open() as file:
-                rows += csv.DictReader(file)
-    return rows
+                rows |= {row["config_hash"]: row for row in csv.DictReader(file)}
+    return list(rows.values())
 
 
 def load_classifier_pilots(folders: Sequence[Path]) -> list[dict[str, Any]]:
@@ -110,7 +139,9 @@ def _load_report(path: Path) -> list[Run]:
             run = Run(_task_of(config), config, result, [], provenance)
             valid = next(name for name in result if name.startswith("valid_nll_"))
             for row in curves:
-                if (row["task"], row["estimator"], row["seed"]) != (*run.name, seed):
+                # A report of before the column "run" has one run for each estimator and seed.
+                of_run = row.get("run", result["config_hash"]) == result["config_hash"]
+                if not of_run or (row["task"], row["estimator"], row["seed"]) != (*run.name, seed):
                     continue
                 values = {valid: row["valid_nats"], "curve_nll_": row["test_nats"]}
                 numbers = {name: float(text) for name, text in values.items() if text}

@@ -1,7 +1,8 @@
 """The paper's tables from sweeps: ``python -m experiments.report --runs=FOLDER``.
 
 Reads the finished runs of one or more sweeps, and what an earlier report kept of its own. For each
-task and estimator the configuration is chosen on validation. Of structured prediction and VAEs the
+task and estimator the configuration is chosen on validation; what was not offered the same settings
+as the others of its column is told apart from them. Of structured prediction and VAEs the
 test bound at the last step stands beside the paper's curve **at the same step**, whatever the
 budget was: ``table1.csv``, ``table1.md``, the learning curves, the pilots and the overlaid figures
 3 and 4. Of semi-supervised classifiers bound and accuracy stand beside the paper's Table 2:
@@ -11,6 +12,7 @@ budget was: ``table1.csv``, ``table1.md``, the learning curves, the pilots and t
 import csv
 import json
 import sys
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -21,12 +23,14 @@ from absl import app, flags
 from experiments import config as configuration
 from experiments import figures, rundir, table2
 from experiments.finished import (
+    Mean,
     ReportError,
     Run,
     kept,
     load,
     load_classifier_pilots,
     load_pilots,
+    mean,
 )
 
 _RUNS = flags.DEFINE_multi_string(
@@ -47,11 +51,28 @@ _CURVE_EVERY = 5_000  # steps between two points of the paper's curves, where th
 # What tells two runs of one choice apart, and where they ran.
 _NOT_CHOSEN = ("seed", "data.dir")
 
+# How the names of those fields begin that belong to an estimator, or to the grid of its kind. Of
+# all other fields the estimators of a column should have been offered the same values.
+_OF_ESTIMATOR = (
+    "estimator", "objective", "num_samples", "kl", "signal.", "slope.", "control.", "learned.",
+    "temperature.rate", "temperature.backward",
+)  # fmt: skip
+
+# Those others that pilots.csv keeps, by their columns there.
+_IN_PILOTS = {
+    "learning_rate": "optimizer.learning_rate",
+    "final_share": "optimizer.final_share",
+    "weight_decay": "optimizer.weight_decay",
+    "temperature_floor": "temperature.floor",
+}
+
 
 class Cell(NamedTuple):
     """What validation chose for one task, estimator and number of steps: one run for each seed."""
 
     runs: list[Run]
+    other_settings: str
+    """How its settings differ from what most of its column were offered; "": in nothing."""
 
     @property
     def name(self) -> tuple[str, str]:
@@ -63,26 +84,98 @@ class Cell(NamedTuple):
         return self.runs[0].result["steps"]
 
     @property
-    def test_nats(self) -> float:
+    def valid_nats(self) -> float:
         """Mean over seeds."""
-        return float(np.mean([run.test_nats for run in self.runs]))
+        return mean([run.valid_nats for run in self.runs]).value
 
 
-def choose(runs: Iterable[Run]) -> list[Cell]:
-    """For each task, estimator and number of steps the choice of best mean validation bound."""
-    choices: dict[tuple[Any, ...], dict[str, list[Run]]] = {}
+def choose(runs: Iterable[Run], pilots: Sequence[Mapping[str, Any]] = ()) -> list[Cell]:
+    """For each task, estimator and number of steps the choice of best mean validation bound.
+
+    Where that has settings that most of its column were not offered, the best without such is a
+    cell of the same estimator beside it, if there is one.
+
+    Args:
+      runs: pilots among them are left out.
+      pilots: rows of pilots.csv, which say what else was tried.
+    """
+    columns: dict[tuple[str, int], list[Run]] = {}
     for run in runs:
-        if run.test_nats is None:
-            continue
-        config = {name: v for name, v in run.config.items() if name not in _NOT_CHOSEN}
-        of_cell = choices.setdefault((run.task, run.estimator, run.result["steps"]), {})
-        of_cell.setdefault(json.dumps(config, sort_keys=True), []).append(run)
+        if run.test_nats is not None:
+            columns.setdefault((run.task, run.result["steps"]), []).append(run)
     cells = []
-    for of_cell in choices.values():
-        best = min(of_cell.values(), key=lambda runs: np.mean([run.valid_nats for run in runs]))
-        cells.append(Cell(sorted(best, key=lambda run: run.config["seed"])))
+    for (task, _), column in columns.items():
+        tried = _values_tried(column, [row for row in pilots if row["task"] == task])
+        offered = _offered_to_most(tried)
+        choices: dict[str, dict[str, list[Run]]] = {}
+        for run in sorted(column, key=lambda run: run.config["seed"]):
+            config = {name: v for name, v in run.config.items() if name not in _NOT_CHOSEN}
+            of_config = choices.setdefault(run.estimator, {})
+            of_config.setdefault(json.dumps(config, sort_keys=True), []).append(run)
+        for of_config in choices.values():
+            ranked = [
+                Cell(seeds, _other_settings(seeds[0], tried, offered))
+                for seeds in of_config.values()
+            ]
+            ranked.sort(key=lambda cell: cell.valid_nats)
+            equal = [cell for cell in ranked if not cell.other_settings]
+            cells += [ranked[0], *equal[:1]] if ranked[0].other_settings else equal[:1]
     order = figures.in_order(cell.name[1] for cell in cells)
-    return sorted(cells, key=lambda c: (list(TASKS).index(c.name[0]), order.index(c.name[1])))
+    place = lambda cell: (list(TASKS).index(cell.name[0]), order.index(cell.name[1]))  # noqa: E731
+    return sorted(cells, key=lambda cell: (*place(cell), bool(cell.other_settings)))
+
+
+# --- what the cells of a column were offered -------------------------------------------------
+
+Tried = Mapping[str, Mapping[str, set[str]]]
+"""Values by estimator and field, as JSON."""
+
+
+def _values_tried(column: Sequence[Run], pilots: Sequence[Mapping[str, Any]]) -> Tried:
+    """What each estimator of a column was run with, in full or in a pilot, of the common fields."""
+    tried: dict[str, dict[str, set[str]]] = {run.estimator: {} for run in column}
+    for run in column:
+        for name, value in _common_fields(run.config).items():
+            tried[run.estimator].setdefault(name, set()).add(value)
+    for row in (row for row in pilots if row["estimator"] in tried):
+        for column_name, name in _IN_PILOTS.items():
+            if row.get(column_name) not in (None, ""):  # an older report did not keep all of them
+                tried[row["estimator"]][name].add(json.dumps(float(row[column_name])))
+    return tried
+
+
+def _common_fields(config: Mapping[str, Any]) -> dict[str, str]:
+    return {
+        name: json.dumps(value)
+        for name, value in config.items()
+        if name not in _NOT_CHOSEN and not name.startswith(_OF_ESTIMATOR)
+    }
+
+
+def _offered_to_most(tried: Tried) -> dict[str, set[str]]:
+    """Of each field the values that more than half of the estimators were run with."""
+    counts: dict[str, Counter[str]] = {}
+    for values in tried.values():
+        for name, of_field in values.items():
+            counts.setdefault(name, Counter()).update(of_field)
+    return {
+        name: {value for value, number in of_field.items() if number > len(tried) / 2}
+        for name, of_field in counts.items()
+    }
+
+
+def _other_settings(run: Run, tried: Tried, offered: Mapping[str, set[str]]) -> str:
+    """How a run differs from what most estimators of its column were offered; "": in nothing.
+
+    It has another value of a field, or its estimator was not tried with a value that most were.
+    """
+    differences = []
+    for name, value in _common_fields(run.config).items():
+        if value not in offered[name]:
+            differences.append(f"`{name}` {value}")
+        elif missing := offered[name] - tried[run.estimator][name]:
+            differences.append(f"`{name}` {', '.join(sorted(missing))} not tried")
+    return "; ".join(differences)
 
 
 # --- the paper's curves ----------------------------------------------------------------------
@@ -123,8 +216,8 @@ def best_at_step(curves: Curves, task: str, step: int) -> tuple[str, float] | No
 
 def table_row(cell: Cell, paper: Curves) -> dict[str, Any]:
     """A row of table1.csv."""
-    config, values = cell.runs[0].config, np.array([run.test_nats for run in cell.runs])
-    spread = float(values.std(ddof=1) / len(values) ** 0.5) if len(values) > 1 else None
+    config = cell.runs[0].config
+    test = mean([run.test_nats for run in cell.runs if run.test_nats is not None])
     return {
         "task": cell.name[0],
         "estimator": cell.name[1],
@@ -132,17 +225,18 @@ def table_row(cell: Cell, paper: Curves) -> dict[str, Any]:
         "learning_rate": config["optimizer.learning_rate"],
         "temperature_rate": config["temperature.rate"],
         "num_samples": config["num_samples"] or None,
-        "seeds": len(cell.runs),
-        "valid_nats": float(np.mean([run.valid_nats for run in cell.runs])),
-        "test_nats": cell.test_nats,
-        "stderr": spread,
+        "seeds": test.seeds,
+        "valid_nats": cell.valid_nats,
+        "test_nats": test.value,
+        "stderr": test.error,
         "paper_nats": at_step(paper, cell.name, cell.steps),
         "config_hash": cell.runs[0].result["config_hash"],
+        "other_settings": cell.other_settings,
     }
 
 
 def curve_rows(cell: Cell) -> list[dict[str, Any]]:
-    """The learning curves of a cell.
+    """The learning curves of a cell: ``row`` is its row of table1.csv, ``run`` one of its seeds.
 
     ``test_nats`` is the reported bound of all test images where it was measured, at the end; before
     it, that of some of them, moved by the difference of the two at the end.
@@ -163,6 +257,8 @@ def curve_rows(cell: Cell) -> list[dict[str, Any]]:
                     "loss": row["loss"],
                     "valid_nats": _value(row, "valid_nll_"),
                     "test_nats": some - last + run.test_nats if known else None,
+                    "row": cell.runs[0].result["config_hash"],
+                    "run": run.result["config_hash"],
                 }
             )
         if last is None:
@@ -175,7 +271,7 @@ def _value(row: Mapping[str, Any], prefix: str) -> Any:
 
 
 def pilot_row(run: Run) -> dict[str, Any]:
-    """A row of pilots.csv."""
+    """A row of pilots.csv: of a pilot, or of a run in full that was not chosen."""
     return {
         "task": run.task,
         "estimator": run.estimator,
@@ -188,46 +284,107 @@ def pilot_row(run: Run) -> dict[str, Any]:
         "seed": run.config["seed"],
         "valid_nats": run.valid_nats,
         "config_hash": run.result["config_hash"],
+        **{column: run.config[name] for column, name in _IN_PILOTS.items()},
     }
 
 
 def markdown(rows: Sequence[Mapping[str, Any]], paper: Curves, steps: int) -> str:
-    """The table as the paper prints it, the paper's number at the same step in brackets."""
+    """The table as the paper prints it, the paper's number at the same step in brackets.
+
+    A cell with other settings than most of its column has the number of a note that names them. It
+    has a line to itself where its estimator also has a cell without.
+    """
     rows = [row for row in rows if row["steps"] == steps]
     estimators = figures.in_order(row["estimator"] for row in rows)
     in_paper = {name for _, name in paper}
     estimators.sort(key=lambda name: name not in in_paper)
-    found = {(row["task"], row["estimator"]): row for row in rows}
+    rows.sort(key=lambda row: estimators.index(row["estimator"]))
+    marks = dict.fromkeys(row["other_settings"] for row in rows if row["other_settings"])
+    notes = {text: number for number, text in enumerate(marks, 1)}
     lines = [
         f"Test nats after {steps:,} steps, lower is better; in brackets the paper's curve there.",
+        *_about_seeds(rows),
+    ]
+    if notes:
+        lines += [
+            "A number such as [1] marks a cell with settings that most estimators of its column",
+            "were not offered, or one that was not offered settings that most were (notes below):",
+            "it is compared with no other cell.",
+        ]
+    lines += [
         "",
         "| estimator | " + " | ".join(TASKS.values()) + " |",
         "|---|" + "---|" * len(TASKS),
     ]
     for estimator in estimators:
-        cells = [_cell(found.get((task, estimator)), found, task) for task in TASKS]
-        lines.append(f"| `{estimator}` | " + " | ".join(cells) + " |")
+        first, second = [], []  # the second for other settings, where there are both
+        for task in TASKS:
+            of_both = [row for row in rows if (row["task"], row["estimator"]) == (task, estimator)]
+            texts = [_cell(row, rows, notes) for row in sorted(of_both, key=_is_marked)]
+            first.append(texts[0] if texts else "")
+            second.append(texts[1] if len(texts) > 1 else "")
+        lines.append(f"| `{estimator}` | " + " | ".join(first) + " |")
+        if any(second):
+            lines.append(f"| `{estimator}`, other settings | " + " | ".join(second) + " |")
     best = [best_at_step(paper, task, steps) for task in TASKS]
     shown = [f"{one[1]:.1f} (`{one[0]}`)" if one else "" for one in best]
     lines.append("| the paper's best | " + " | ".join(shown) + " |")
+    if notes:
+        lines += ["", *(f"* [{number}] {text}" for text, number in notes.items())]
     return "\n".join(lines) + "\n"
 
 
-def _cell(row: Mapping[str, Any] | None, found: Mapping[Any, Any], task: str) -> str:
-    if row is None:
-        return ""
+def _about_seeds(rows: Sequence[Mapping[str, Any]]) -> list[str]:
+    """What the table says of seeds and of bold numbers, in lines."""
+    lines = []
+    if any(row["seeds"] > 1 for row in rows):
+        lines += [
+            "±: standard error of the mean over the seeds. Bold: below all others of its column by",
+            "more than three standard errors of the difference, with three seeds or more each.",
+        ]
+    if any(row["seeds"] == 1 for row in rows):
+        which = "One seed each" if all(row["seeds"] == 1 for row in rows) else "Without ±: one seed"
+        lines += [
+            f"{which}: how far another seed would move a cell is not known, so that none is bold,",
+            "and differences of less than 1 nat are not ordered.",
+        ]
+    return lines
+
+
+def _is_marked(row: Mapping[str, Any]) -> bool:
+    return bool(row["other_settings"])
+
+
+def _cell(
+    row: Mapping[str, Any], rows: Sequence[Mapping[str, Any]], notes: Mapping[str, int]
+) -> str:
     text = f"{row['test_nats']:.2f}"
     if row["stderr"] is not None:
         text += f" ± {row['stderr']:.2f}"
-    best = min(r["test_nats"] for (t, _), r in found.items() if t == task)
-    text = f"**{text}**" if row["test_nats"] == best else text
+    text = f"**{text}**" if _leads(row, rows) else text
+    if row["other_settings"]:
+        text += f" [{notes[row['other_settings']]}]"
     return text if row["paper_nats"] is None else f"{text} ({row['paper_nats']:.1f})"
 
 
+def _leads(row: Mapping[str, Any], rows: Sequence[Mapping[str, Any]]) -> bool:
+    """Whether a cell is clearly below all others that were offered the same settings."""
+    equal = [one for one in rows if one["task"] == row["task"] and not one["other_settings"]]
+    others = [one for one in equal if one is not row]
+    if row["other_settings"] or not others:
+        return False
+    return all(_mean_of(other).clearly_above(_mean_of(row)) for other in others)
+
+
+def _mean_of(row: Mapping[str, Any]) -> Mean:
+    return Mean(row["test_nats"], row["stderr"], row["seeds"])
+
+
 def write_csv(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
-    """Rows of one shape; numbers with five digits after the point at most."""
+    """All columns that a row has; numbers with five digits after the point at most."""
+    columns = dict.fromkeys(name for row in rows for name in row)
     with path.open("w", newline="") as file:
-        writer = csv.DictWriter(file, list(rows[0]), lineterminator="\n")
+        writer = csv.DictWriter(file, list(columns), lineterminator="\n")
         writer.writeheader()
         writer.writerows(
             {k: round(v, 5) if isinstance(v, float) else v for k, v in row.items()} for row in rows
@@ -248,7 +405,8 @@ def write(
     Raises:
       ReportError: no run has a test bound.
     """
-    cells = choose(runs)
+    new = [pilot_row(run) for run in runs if run.test_nats is None]
+    cells = choose(runs, [*pilots, *new])
     if not cells:
         raise ReportError("no run has a test bound: all are pilots")
     out.mkdir(parents=True, exist_ok=True)
@@ -256,10 +414,13 @@ def write(
     curves = [row for cell in cells for row in curve_rows(cell)]
     write_csv(out / "table1.csv", table)
     write_csv(out / "curves.csv", curves)
-    if tried := [*pilots, *(pilot_row(run) for run in runs if run.test_nats is None)]:
+    # The next report knows by them what was tried: runs in full that were not chosen, too.
+    chosen = {run.result["config_hash"] for cell in cells for run in cell.runs}
+    rows = [*pilots, *map(pilot_row, runs)]
+    if tried := {row["config_hash"]: row for row in rows if row["config_hash"] not in chosen}:
         rates = ("temperature_rate", "learning_rate")
         key = lambda row: (row["task"], row["estimator"], *(float(row[rate]) for rate in rates))  # noqa: E731
-        write_csv(out / "pilots.csv", sorted(tried, key=key))
+        write_csv(out / "pilots.csv", sorted(tried.values(), key=key))
     texts = [markdown(table, paper, steps) for steps in sorted({row["steps"] for row in table})]
     text = "\n".join(texts)
     (out / "table1.md").write_text(text)
@@ -269,7 +430,7 @@ def write(
     ):
         if any(row["task"] in tasks for row in curves):
             titles = {task: TASKS[task] for task in tasks}
-            figures.draw_overlay(curves, paper, titles, out / f"{name}.png")
+            figures.draw_overlay(curves, table, paper, titles, out / f"{name}.png")
     about = {
         "report": rundir.provenance(),
         "runs": kept([cell.runs for cell in cells]),

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from experiments import figures, measurement, rundir
-from experiments.finished import Run, kept
+from experiments.finished import Mean, Run, kept, mean
 
 # The paper's bound on the test set, in nats, and accuracy, in per cent.
 PAPER = {
@@ -67,18 +67,11 @@ def _valid_accuracy(runs: Sequence[Run]) -> float:
     return float(np.mean([run.result["valid_accuracy"] for run in runs]))
 
 
-def _mean(values: Sequence[float]) -> tuple[float, float | None]:
-    """With its standard error; None of one value."""
-    several = len(values) > 1
-    error = float(np.std(values, ddof=1) / len(values) ** 0.5) if several else None
-    return float(np.mean(values)), error
-
-
 def table_row(chosen: Sequence[Run], runs: Sequence[Run]) -> dict[str, Any]:
     """A row of table2.csv; ``runs`` are all, for the paper's way to choose."""
     first = chosen[0]
-    elbo, elbo_error = _mean([-run.result["test_marginal_nll"] for run in chosen])
-    accuracy, accuracy_error = _mean([100 * run.result["test_accuracy"] for run in chosen])
+    elbo = mean([-run.result["test_marginal_nll"] for run in chosen])
+    accuracy = mean([100 * run.result["test_accuracy"] for run in chosen])
     rivals = [
         run.result["test_accuracy"] for run in runs
         if "test_accuracy" in run.result and run.estimator == first.estimator
@@ -90,10 +83,10 @@ def table_row(chosen: Sequence[Run], runs: Sequence[Run]) -> dict[str, Any]:
         "config": _config_of(first),
         "seeds": len(chosen),
         "steps": first.result["steps"],
-        "elbo": elbo,
-        "elbo_stderr": elbo_error,
-        "accuracy": accuracy,
-        "accuracy_stderr": accuracy_error,
+        "elbo": elbo.value,
+        "elbo_stderr": elbo.error,
+        "accuracy": accuracy.value,
+        "accuracy_stderr": accuracy.error,
         "paper_elbo": paper_elbo,
         "paper_accuracy": paper_accuracy,
         "batch_size": first.config["batch_size"],
@@ -110,6 +103,7 @@ def markdown(rows: Sequence[dict[str, Any]]) -> str:
     lines = [
         "Test bound in nats, higher is better, and accuracy; in brackets the paper's. Weights: of",
         "the labelled images' bound (`labels.weight`), of their classification loss (`alpha`).",
+        "±: standard error of the mean over the seeds; a row of one seed has none.",
         "",
         "| inference over the class | config | weights | steps x images | seeds | bound"
         " | accuracy, % |",
@@ -128,7 +122,34 @@ def markdown(rows: Sequence[dict[str, Any]]) -> str:
             _cell(row, "accuracy"),
         ]
         lines.append("| " + " | ".join(cells) + " |")
+    lines += [
+        "",
+        "Of rows with the same config, steps and images, and three seeds or more, these differ by",
+        "more than three standard errors of the difference; the others cannot be told apart:",
+        "",
+        f"* bound: {_told_apart(rows, 'elbo')}",
+        f"* accuracy: {_told_apart(rows, 'accuracy')}",
+    ]
     return "\n".join(lines) + "\n"
+
+
+def _told_apart(rows: Sequence[dict[str, Any]], name: str) -> str:
+    """Which rows are clearly above which, the highest first, in words."""
+    found = []
+    for row in sorted(rows, key=lambda row: -row[name]):
+        below = [
+            f"`{other['inference']}`"
+            for other in rows
+            if all(row[key] == other[key] for key in ("config", "steps", "batch_size"))
+            and _mean_of(row, name).clearly_above(_mean_of(other, name))
+        ]
+        if below:
+            found.append(f"`{row['inference']}` above {', '.join(below)}")
+    return "; ".join(found) or "none"
+
+
+def _mean_of(row: dict[str, Any], name: str) -> Mean:
+    return Mean(row[name], row[f"{name}_stderr"], row["seeds"])
 
 
 def _cell(row: dict[str, Any], name: str) -> str:

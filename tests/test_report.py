@@ -7,10 +7,12 @@ import sys
 from pathlib import Path
 
 import matplotlib.image
+import matplotlib.pyplot as plt
 import pytest
 
 from experiments import config as configuration
 from experiments import finished, points
+from experiments.figures import tables
 from scripts import draw
 
 ROOT = Path(__file__).parent.parent
@@ -104,14 +106,17 @@ def test_curves_end_in_the_result_and_pilots_are_kept_apart(written):
         ("25000", 109.5),
         ("50000", 107.5),
     ]
-    (pilot,) = read(out / "pilots.csv")
+    pilot, *others = read(out / "pilots.csv")
     assert (pilot["estimator"], pilot["valid_nats"], pilot["steps"]) == ("darn", "99.0", "100")
+    # Beside it what was run in full and not chosen, without its test bound.
+    assert [row["config_hash"] for row in others] == ["c", "d"]
+    assert "test_nats" not in pilot
 
 
 def test_the_table_is_printed_and_provenance_kept_without_places(written):
     out, printed = written
-    assert "| `gumbel_softmax` |  | **59.00** (65.5) |  | 108.50 ± 0.50 (106.7) |" in printed
-    assert "| `reinmax` |  |  |  | **107.50** |" in printed
+    assert "| `gumbel_softmax` |  | 59.00 (65.5) |  | 108.50 ± 0.50 (106.7) |" in printed
+    assert "| `reinmax` |  |  |  | 107.50 |" in printed
     assert (out / "table1.md").read_text().strip() in printed
     about = json.loads((out / "table1.json").read_text())
     assert set(about["runs"]) == {"a", "e", "f", "g", "h", "i"}
@@ -140,6 +145,152 @@ def test_an_earlier_report_is_kept_and_added_to(written, tmp_path):
     assert float(rows["score_function", "50000"]["test_nats"]) == 119.0
     assert float(rows["reinmax", "50000"]["test_nats"]) == 106.75  # the mean of two seeds
     assert rows["reinmax", "50000"]["seeds"] == "2"
+
+
+def made(tmp_path, runs):
+    """The report of a sweep whose runs are (estimator, rate, seed, valid, test, changes)."""
+    for number, (*run, changes) in enumerate(runs):
+        write_run(tmp_path, f"run{number}", *run, **changes)
+    ended = report(f"--runs={tmp_path}", f"--out={tmp_path / 'out'}")
+    assert ended.returncode == 0, ended.stderr
+    return tmp_path / "out", ended.stdout
+
+
+DECAY = {"optimizer.weight_decay": 0.01, "temperature.floor": 0.3}
+
+
+def test_settings_that_the_column_was_not_offered_have_a_row_and_a_note_of_their_own(tmp_path):
+    """Even where they did best on validation; the run that was offered the same keeps its cell."""
+    out, printed = made(tmp_path, [
+        ("gumbel_softmax", 3e-3, 0, 110.0, 108.5, {}),
+        ("gumbel_softmax", 1e-2, 0, 105.0, 104.1, DECAY),
+        ("st_gumbel_softmax", 3e-3, 0, 109.5, 108.1, {}),
+        ("st_gumbel_softmax", 1e-2, 0, 109.9, 107.1, DECAY),  # worse on validation: not shown
+        ("darn", 3e-3, 0, 109.8, 108.2, {}),
+        ("reinmax", 3e-3, 0, 108.0, 107.0, {"optimizer.final_share": 0.0}),
+    ])  # fmt: skip
+    note = "`optimizer.learning_rate` 0.01; `optimizer.weight_decay` 0.01; `temperature.floor` 0.3"
+    assert "| `gumbel_softmax` |  |  |  | 108.50 (106.7) |" in printed
+    assert "| `gumbel_softmax`, other settings |  |  |  | 104.10 [1] (106.7) |" in printed
+    assert "| `reinmax` |  |  |  | 107.00 [2] |" in printed  # it has no other cell
+    assert f"* [1] {note}\n* [2] `optimizer.final_share` 0.0\n" in printed
+    marks = {row["config_hash"]: row["other_settings"] for row in read(out / "table1.csv")}
+    assert marks["run1"] == note
+    assert [marks.get(f"run{number}") for number in (0, 2, 3, 4)] == ["", "", None, ""]
+    # A later report has both cells, with the curve of each.
+    again = report(f"--runs={out}", f"--out={tmp_path / 'again'}")
+    assert again.returncode == 0, again.stderr
+    for name in ("table1.csv", "table1.md"):
+        assert (tmp_path / "again" / name).read_text() == (out / name).read_text()
+    curves = {
+        (row["row"], row["step"]): float(row["test_nats"])
+        for row in read(tmp_path / "again" / "curves.csv")
+    }
+    assert curves["run0", "50000"] == 108.5
+    assert curves["run1", "50000"] == 104.1
+
+
+def test_an_estimator_that_was_tried_with_fewer_rates_is_marked(tmp_path):
+    """What was tried is known by pilots, and by runs in full that were not chosen."""
+    runs = [
+        ("gumbel_softmax", 3e-3, 0, 110.0, 108.5, {}),
+        ("gumbel_softmax", 1e-3, 0, 115.0, None, {"steps": 20_000}),
+        ("darn", 3e-3, 0, 109.5, 108.1, {}),
+        ("darn", 1e-3, 0, 111.5, 108.0, {}),
+        ("rebar", 1e-3, 0, 108.0, 107.0, {}),
+    ]
+    out, printed = made(tmp_path, runs)
+    assert "| `rebar` |  |  |  | 107.00 [1] |" in printed
+    assert "* [1] `optimizer.learning_rate` 0.003 not tried\n" in printed
+    assert printed.count("[1]") == 3  # its cell, its note and what such numbers are
+    again = report(f"--runs={out}", f"--out={tmp_path / 'again'}")
+    assert again.returncode == 0, again.stderr
+    assert (tmp_path / "again" / "table1.md").read_text() == (out / "table1.md").read_text()
+
+
+def test_settings_that_the_pilots_of_most_had_are_not_marked(tmp_path):
+    """The weight decay is a choice of one estimator, once the others were offered it too."""
+    pilot = {"optimizer.weight_decay": 0.01, "steps": 20_000}
+    _, printed = made(tmp_path, [
+        ("gumbel_softmax", 3e-3, 0, 110.0, 108.5, {"optimizer.weight_decay": 0.01}),
+        ("gumbel_softmax", 3e-3, 0, 115.0, None, {"steps": 20_000}),
+        ("darn", 3e-3, 0, 109.5, 108.1, {}),
+        ("darn", 3e-3, 0, 119.5, None, pilot),
+        ("muprop", 3e-3, 0, 109.5, 109.1, {}),
+        ("muprop", 3e-3, 0, 119.5, None, pilot),
+    ])  # fmt: skip
+    assert "| `gumbel_softmax` |  |  |  | 108.50 (106.7) |" in printed
+    assert "[1]" not in printed
+
+
+@pytest.mark.parametrize(
+    ("seeds", "spread", "changes", "bold"),
+    [(3, 0.1, {}, True), (3, 2.0, {}, False), (2, 0.1, {}, False), (1, 0.0, {}, False),
+     (3, 0.1, DECAY, False)],
+    ids=["clear", "within errors", "two seeds", "one seed", "other settings"],
+)  # fmt: skip
+def test_bold_is_what_leads_by_more_than_seeds_move(seeds, spread, changes, bold, tmp_path):
+    """By more than three standard errors of the difference, with three seeds of the same offer."""
+    runs = [
+        (estimator, 3e-3, seed, nats + 1, nats + spread * (seed - 1), own)
+        for estimator, nats, own in (
+            ("gumbel_softmax", 105.0, changes), ("darn", 108.0, {}), ("muprop", 108.1, {}),
+        )
+        for seed in range(seeds)
+    ]  # fmt: skip
+    _, printed = made(tmp_path, runs)
+    assert ("**105.00 ± 0.06** (106.7)" in printed) == bold
+    assert printed.count("**") == 2 * bold
+    assert ("One seed each: how far another seed would move a cell is not known" in printed) == (
+        seeds == 1
+    )
+    assert ("±: standard error of the mean over the seeds" in printed) == (seeds > 1)
+
+
+def test_the_figure_keeps_the_two_cells_of_an_estimator_apart(monkeypatch, tmp_path):
+    """Each has a line of its own, dotted if its column was not offered its settings."""
+    kept = []
+    monkeypatch.setattr(tables, "save", lambda figure, path: kept.append(figure))
+    rows = [
+        {"task": "bern_vae", "estimator": "gumbel_softmax", "step": step, "row": row,
+         "test_nats": nats}
+        for row, nats in (("a", 108.5), ("b", 104.1)) for step in (1, 2)
+    ]  # fmt: skip
+    cells = [
+        {"task": "bern_vae", "estimator": "gumbel_softmax", "config_hash": row,
+         "other_settings": text}
+        for row, text in (("a", ""), ("b", "`temperature.floor` 0.3"))
+    ]  # fmt: skip
+    paper = {("bern_vae", "gumbel_softmax"): ([1, 2], [106.0, 105.5])}
+    tables.draw_overlay(rows, cells, paper, {"bern_vae": "VAE"}, tmp_path / "figure.png")
+    lines = {line.get_linestyle(): list(line.get_ydata()) for line in kept[0].axes[0].lines}
+    assert lines == {"-": [108.5, 108.5], ":": [104.1, 104.1], "--": [106.0, 105.5]}
+    plt.close(kept[0])
+
+
+def test_the_committed_table_1_marks_what_its_column_was_not_offered():
+    """The README counts the other cells, below the paper's curves and above."""
+    rows = read(ROOT / "results" / "table1" / "table1.csv")
+    marked = {(r["task"], r["estimator"], r["test_nats"]) for r in rows if r["other_settings"]}
+    assert ("bern_vae", "gumbel_softmax", "104.10265") in marked
+    assert ("cat_sbn", "darn", "64.01539") in marked
+    beyond = {"rloo", "disarm", "rebar", "reinmax", "iwae_reinmax"}
+    assert {name for _, name, _ in marked} == beyond | {"gumbel_softmax", "darn"}
+    equal = [row for row in rows if not row["other_settings"]]
+    assert ("bern_vae", "gumbel_softmax", "108.53777") in {
+        (row["task"], row["estimator"], row["test_nats"]) for row in equal
+    }
+    assert len(equal) == 28
+    differences = [
+        float(row["test_nats"]) - float(row["paper_nats"]) for row in equal if row["paper_nats"]
+    ]
+    below, above = (sum(sign * one > 1 for one in differences) for sign in (-1, 1))
+    near = len(differences) - below - above
+    words = " ".join((ROOT / "README.md").read_text().split())
+    assert (
+        f"Of the {len(differences)} other cells for which the paper has a curve, {below} are below "
+        f"it by more than 1 nat, {above} are above it by more, and {near} are nearer." in words
+    )
 
 
 # --- Table 2 -----------------------------------------------------------------------------------
@@ -198,6 +349,32 @@ def test_table_2_goes_by_the_accuracy_on_validation(tmp_path):
     assert float(curves["b", "50000"]["accuracy"]) == 95.0
     height, width, _ = matplotlib.image.imread(tmp_path / "out" / "table2.png").shape
     assert 400 < height < width < 4000
+
+
+def test_table_2_says_what_its_errors_are_and_which_rows_they_tell_apart(tmp_path):
+    accuracies = {
+        "exact": (0.94, 0.941, 0.942),
+        "gumbel_softmax": (0.90, 0.92, 0.94),  # too far apart to place it
+        "rloo": (0.919, 0.92, 0.921),
+        "reinmax": (0.80, 0.801),  # of two seeds
+        "st_gumbel_softmax": (0.70,),
+    }
+    for estimator, of_seeds in accuracies.items():
+        for seed, accuracy in enumerate(of_seeds):
+            name = f"{estimator}{seed}"
+            write_classifier(tmp_path, name, estimator, 1.0, seed, accuracy, accuracy)
+    # No row of another config or length is compared with these.
+    for seed in range(3):
+        write_classifier(
+            tmp_path, f"longer{seed}", "rloo", 1.0, seed, 0.99, 0.99, steps=60_000, num_steps=60_000
+        )
+    ended = report(f"--runs={tmp_path}", f"--out={tmp_path / 'out'}")
+    assert ended.returncode == 0, ended.stderr
+    shown = (tmp_path / "out" / "table2.md").read_text()
+    assert "±: standard error of the mean over the seeds; a row of one seed has none." in shown
+    assert "| 94.1 ± 0.1 (92.6) |" in shown
+    assert "| 1 | -107.0 (-110.7) | 70.0 (93.6) |" in shown
+    assert shown.endswith("* bound: none\n* accuracy: `exact` above `rloo`\n")
 
 
 def test_rivals_in_table_2_are_compared_by_the_seeds_that_all_of_them_have(tmp_path):

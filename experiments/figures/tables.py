@@ -13,6 +13,7 @@ from experiments.figures.style import ESTIMATOR_COLOURS, INK, colour_key, in_ord
 
 def draw_overlay(
     rows: Sequence[Mapping[str, Any]],
+    table: Sequence[Mapping[str, Any]],
     paper: Mapping[tuple[str, str], tuple[Sequence[int], Sequence[float]]],
     titles: Mapping[str, str],
     path: Path,
@@ -20,7 +21,14 @@ def draw_overlay(
     """Test bounds over the steps, ours solid (mean of seeds, their range), the paper's dashed.
 
     A column for each task of ``titles``. Above the paper's estimators; below, where there are any,
-    those beyond it, beside the paper's best at each step.
+    those beyond it, beside the paper's best at each step. Dotted: cells with other settings.
+
+    Args:
+      rows: of curves.csv.
+      table: rows of table1.csv, each of which is a line.
+      paper: the paper's curves.
+      titles: of the tasks shown.
+      path: where the figure goes.
     """
     titles = {task: title for task, title in titles.items() if any(r["task"] == task for r in rows)}
     in_paper = {estimator for _, estimator in paper}
@@ -37,9 +45,14 @@ def draw_overlay(
         for ax, ours in zip(column, (True, False), strict=False):
             for estimator in in_order([*in_paper, *(row["estimator"] for row in here)]):
                 colour = ESTIMATOR_COLOURS[colour_key(estimator)]
-                of_it = [row for row in here if row["estimator"] == estimator]
-                if (estimator in in_paper) == ours and of_it:
-                    shown += _seeds(ax, of_it, colour, label=estimator)
+                cells = [cell for cell in table if cell["estimator"] == estimator]
+                for cell in cells if (estimator in in_paper) == ours else ():
+                    of_cell = [row for row in here if row["row"] == cell["config_hash"]]
+                    label, style = estimator, "-"
+                    if cell["other_settings"]:
+                        label, style = f"{estimator}, other settings", ":"
+                    if of_cell:
+                        shown += _seeds(ax, of_cell, colour, label=label, linestyle=style)
                 if ours and (task, estimator) in paper:
                     steps, nats = (np.array(one) for one in paper[task, estimator])
                     ax.plot(*_on_plot(steps, nats, last), "--", color=colour, lw=1)
@@ -58,7 +71,7 @@ def draw_overlay(
             ax.set_ylim(low - 0.5, min(max(shown, default=1) + 0.5, low + 22))
     for ax in grid[:, 0]:
         ax.set_ylabel("test nats per image")
-    legend(figure, grid, "solid: ours\ndashed: the paper's")
+    legend(figure, grid, "solid: ours\ndotted: ours, other settings\ndashed: the paper's")
     return save(figure, path)
 
 
