@@ -12,6 +12,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any, cast
 
+import numpy as np
 from absl import flags, logging
 from ml_collections import ConfigDict, config_flags
 
@@ -24,6 +25,9 @@ from gsm.models import PRIORS, UNITS
 
 # Fields that say where things are, not what is computed.
 _PLACES = ("data.dir",)
+
+# The normal numbers of float32.
+_SMALLEST, _LARGEST = float(np.finfo(np.float32).tiny), float(np.finfo(np.float32).max)
 
 
 class ConfigError(ValueError):
@@ -239,8 +243,6 @@ def check(config: ConfigDict) -> ConfigDict:
         for name in ("shift", "rotation"):
             name = f"augmentation.{name}"
             require(name, 0 <= known[name] < float("inf"), "0 or more and finite")
-        for name in ("augmentation.scale", "augmentation.shear"):
-            require(name, 0 <= known[name] < 1, "at least 0 and below 1")
         require(
             "consistency.weight", 0 <= config.consistency.weight < float("inf"),
             "0 or more and finite",
@@ -270,14 +272,20 @@ def check(config: ConfigDict) -> ConfigDict:
         require(name, 0 < known[name] < float("inf"), "positive and finite")
     for name in ("temperature.rate", "slope.rate", "optimizer.weight_decay"):
         require(name, 0 <= known[name] < float("inf"), "0 or more and finite")
-    for name in ("optimizer.momentum", "signal.decay"):
-        require(name, 0 <= known[name] < 1, "at least 0 and below 1")
+    below_one = {"optimizer.momentum", "signal.decay", "augmentation.scale", "augmentation.shear"}
+    for name in below_one & set(known):
+        in_float32 = float(np.float32(known[name]))
+        require(name, 0 <= in_float32 < 1, "at least 0 and below 1 in float32")
     require("optimizer.final_share", 0 <= known["optimizer.final_share"] <= 1, "between 0 and 1")
     for name in ("signal.constant", "control.eta"):
         require(name, abs(known[name]) < float("inf"), "finite")
     for name in ("evaluation.valid_samples", "evaluation.test_samples"):
         streams = known[name] <= SAMPLES_AT_ONCE or known[name] % SAMPLES_AT_ONCE == 0
         require(name, streams, f"at most {SAMPLES_AT_ONCE:,}, or a multiple of it")
+    # Programs compute in float32, of which CPUs take the subnormal numbers for 0.
+    for name, value in known.items():
+        normal = not isinstance(value, float) or value == 0 or _SMALLEST <= abs(value) <= _LARGEST
+        require(name, normal, "representable in float32: 0, or about 1.2e-38 to 3.4e38 in size")
 
     objective = _check_vae(config) if task == "vae" else "elbo"
     several = objective != "elbo" or ESTIMATORS[config.estimator].num_samples is not None

@@ -27,6 +27,10 @@ from gsm import data, training
 # Images evaluated in one call: between calls the progress moves and Ctrl-C is heard.
 _IMAGES_PER_CALL = 500
 
+# A run has diverged whose negative bound is this many times that of a uniform guess. Models start
+# at half of a guess or less; a hundred times the usual learning rate brought no VAE to twice one.
+_DIVERGED = 10
+
 # Keys of what is not training, apart from every seed's own: evaluation draws the same in all runs.
 _KEY_VALID, _KEY_TEST, _KEY_PICTURES = 1, 2, 3
 
@@ -35,8 +39,8 @@ class Interrupted(Exception):
     """Ctrl-C or SIGTERM came; the message says where the run is saved and how to go on."""
 
 
-class NonFinite(Exception):
-    """The loss or the validation bound was NaN or infinite; the message names the step."""
+class Diverged(Exception):
+    """A loss or bound is not finite, or a bound far below a guess's; the message names the step."""
 
 
 def train(config: ConfigDict, workdir: Path) -> dict[str, Any]:
@@ -44,7 +48,7 @@ def train(config: ConfigDict, workdir: Path) -> dict[str, Any]:
 
     Raises:
       Interrupted: a signal came; the state is saved.
-      NonFinite: names the step; the last good checkpoint is kept.
+      Diverged: names the step; the last good checkpoint is kept.
       DataError, RunDirError: the data or the folder cannot serve.
     """
     (outcome,) = train_together([config], [workdir])
@@ -55,7 +59,7 @@ def train(config: ConfigDict, workdir: Path) -> dict[str, Any]:
 
 def train_together(
     configs: Sequence[ConfigDict], workdirs: Sequence[Path]
-) -> list[dict[str, Any] | NonFinite | RunDirError]:
+) -> list[dict[str, Any] | Diverged | RunDirError]:
     """Runs that differ in seeds and float settings, in one program with ``vmap`` over them.
 
     Each has its own folder, as if it were alone, and its own end: one that fails does not stop the
@@ -95,7 +99,10 @@ def train_together(
         with StopRequest() as stop:
             _fit(members, stop)
             for member in members:
-                outcomes[member.place] = member.error or _finish(member, stop)
+                try:
+                    outcomes[member.place] = member.error or _finish(member, stop)
+                except Diverged as error:
+                    outcomes[member.place] = error
     return outcomes
 
 
@@ -108,7 +115,7 @@ class _Member:
     def __init__(self, place: int, config: ConfigDict, task: tasks.Task, run: RunDir):
         self.place, self.config, self.task, self.run = place, config, task, run
         self.state, self.best = _restore(config, task, run)
-        self.error: NonFinite | None = None
+        self.error: Diverged | None = None
         rows = run.rows()
         self._train_seconds, self._seconds = (
             rows[-1][name] if rows else 0.0 for name in ("train_seconds", "seconds")
@@ -135,11 +142,12 @@ class _Member:
         """Take over what a scan gave: check it, evaluate where it is due, log and save.
 
         Raises:
-          NonFinite: a loss or the validation bound is not finite.
+          Diverged: a loss or the validation bound is not finite, or the bound far below a guess's.
         """
         if not np.isfinite(losses).all():
             first = int(np.argmin(np.isfinite(losses)))
-            raise _non_finite(self.run, "loss", self.step + first + 1, losses[first])
+            told = f"the loss of step {self.step + first + 1:,} is not finite ({losses[first]})"
+            raise _diverged(self.run, told)
         self.state, step = state, int(state.step)
         self._train_seconds += seconds
         task, config = self.task, self.config
@@ -200,14 +208,14 @@ def _fit(members: Sequence[_Member], stop: StopRequest) -> None:
             for member, (state, losses) in zip(front, scanned, strict=True):
                 try:
                     row = member.record(state, losses, seconds, stops)
-                except NonFinite as error:
+                except Diverged as error:
                     member.error = error
                 else:
                     progress.show(
                         member.step, row["steps_per_second"] * len(front), member.shown(row)
                     )
-            if stops:
-                raise _interrupted(min(m.step for m in members if m.error is None))
+            if stops and (steps := [m.step for m in members if m.error is None]):
+                raise _interrupted(min(steps))
     finally:
         progress.close()
 
@@ -268,10 +276,20 @@ def _interrupted(step: int) -> Interrupted:
     return Interrupted(f"saved at step {step:,}; run the same command to go on")
 
 
-def _non_finite(run: RunDir, what: str, step: int, value: float) -> NonFinite:
+def _check_bound(run: RunDir, task: tasks.Task, what: str, step: int, negative: float) -> None:
+    """Raise Diverged if a negative bound shows that the parameters are of no use."""
+    if not np.isfinite(negative):  # steps of finite loss can break the parameters
+        raise _diverged(run, f"the {what} of step {step:,} is not finite ({negative})")
+    if negative > _DIVERGED * task.uniform_guess:
+        guess = f"{_DIVERGED} times the {-task.uniform_guess:.1f} of a uniform guess of the pixels"
+        told = f"the {what} of step {step:,} is {-negative:.4g} nats, more than {guess}"
+        raise _diverged(run, f"{told}: training has diverged")
+
+
+def _diverged(run: RunDir, told: str) -> Diverged:
     kept = run.latest_step()
-    return NonFinite(
-        f"the {what} of step {step:,} is not finite ({value}). "
+    return Diverged(
+        f"{told}. "
         + (f"The checkpoint of step {kept:,} is kept" if kept else "No checkpoint yet")
         + f" in {run.path}. Try a smaller --config.optimizer.learning_rate"
     )
@@ -290,8 +308,7 @@ def _validate(
     """The validation bound, and the means of what else the task measures."""
     samples = config.evaluation.valid_samples
     bound = _negative_bound(task, state.params, task.valid, _KEY_VALID, samples)
-    if not np.isfinite(bound):  # steps of finite loss can break the parameters
-        raise _non_finite(run, "validation bound", int(state.step), bound)
+    _check_bound(run, task, "validation bound", int(state.step), bound)
     means = _means(task.measures, state.params, task.valid, "valid")
     row = {_valid(config): bound, **means}
     if number := config.evaluation.curve_images:
@@ -365,12 +382,14 @@ def _finish(member: _Member, stop: StopRequest) -> dict[str, Any]:
     rows = run.rows()
     last = {"params": state.params, "step": state.step, "bound": rows[-1][_valid(config)]}
     chosen = member.best if config.keep == "best" else last
+    step = int(chosen["step"])
     tested: dict[str, float] = {}
     try:
         if samples := config.evaluation.test_samples:
-            tested[f"test_nll_m{samples}"] = _negative_bound(
+            tested[f"test_nll_m{samples}"] = bound = _negative_bound(
                 task, chosen["params"], task.test, _KEY_TEST, samples, stop
             )
+            _check_bound(run, task, "test bound", step, bound)
             tested |= _means(task.test_measures, chosen["params"], task.test, "test")
     except Interrupted:
         raise _interrupted(config.num_steps) from None
@@ -378,8 +397,8 @@ def _finish(member: _Member, stop: StopRequest) -> dict[str, Any]:
     result = {
         **tested,
         _valid(config): float(chosen["bound"]),
-        **_other_valid(config, rows, int(chosen["step"])),
-        "selected_step": int(chosen["step"]),
+        **_other_valid(config, rows, step),
+        "selected_step": step,
         "steps": int(state.step),
         "steps_per_second": int(state.step) / rows[-1]["train_seconds"],
         "test_seconds": test_seconds,

@@ -42,6 +42,8 @@ class Task(NamedTuple):
     """Stored training examples, uint8, on the device once; arrays, or dicts of them."""
     valid: Any
     test: Any
+    uniform_guess: float
+    """Negative bound, in nats, of a model that gives every predicted pixel the probability 1/2."""
     bounds: Callable[..., jax.Array]
     """``bounds(params, key, examples, first, num_samples=m) -> [b]``, nats of each; jitted."""
     measures: Callable[..., dict[str, jax.Array]]
@@ -146,12 +148,14 @@ def build(config: ConfigDict, dataset: data.Dataset, shared: Task | None = None)
         jax.tree.map(jnp.asarray, stored)
         for stored in (examples.train, examples.valid, examples.test)
     )
+    given = images.mean.size // 2 if config.task == "sbn" else 0
     return Task(
         program=program,
         settings=of_config,
         train=train,
         valid=valid,
         test=test,
+        uniform_guess=(images.mean.size - given) * float(np.log(2)),
         bounds=functools.partial(jax.jit, static_argnames="num_samples")(
             functools.partial(_bounds, model.log_weight, examples.to_float)
         ),

@@ -40,7 +40,7 @@ def main(argv: list[str]) -> None:
         # Orbax leaves coroutines open over a damaged checkpoint; they would tell 300 lines at exit.
         sys.unraisablehook = lambda _: None
         sys.exit(f"error: {error}")
-    except loop.NonFinite as error:
+    except loop.Diverged as error:
         sys.exit(f"stopped: {error}")
     except loop.Interrupted as message:
         say(str(message))

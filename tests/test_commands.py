@@ -407,7 +407,24 @@ def test_a_misspelt_field_or_a_wrong_type_is_told(options, told, accepted):
         ("optimizer.weight_decay", "-1e-9", "0 or more and finite"),
         ("optimizer.momentum", "1", "at least 0 and below 1"),
         ("optimizer.momentum", "-0.1", "at least 0 and below 1"),
+        *(
+            (name, "0.99999999999", "at least 0 and below 1 in float32")
+            for name in ("optimizer.momentum", "signal.decay")
+        ),
         ("control.eta", "nan", "finite"),
+        *(
+            (name, value, "representable in float32: 0, or about 1.2e-38 to 3.4e38 in size")
+            for name, *values in (
+                ("temperature.floor", "1e39", "1e-39"),
+                ("temperature.initial", "1e-60"),
+                ("optimizer.learning_rate", "1e39", "1e-45"),
+                ("optimizer.weight_decay", "1e39"),
+                ("slope.cap", "3.5e38"),
+                ("signal.constant", "-1e39"),
+                ("learned.learning_rate", "1e-40"),
+            )
+            for value in values
+        ),
         ("evaluation.valid_samples", "1001", "at most 1,000, or a multiple of it"),
         ("evaluation.test_samples", "2500", "at most 1,000, or a multiple of it"),
     ],
@@ -417,6 +434,30 @@ def test_a_value_out_of_range_is_told_with_the_range(name, value, expected, acce
     assert message.startswith(f"error: config.{name} must be {expected}")
     assert "; got " in message
     assert not accepted
+
+
+def test_the_weights_of_classifiers_are_checked_in_float32_too(accepted):
+    semisup = "--config=configs/semisup.py:digits"
+    for name in ("alpha", "labels.weight", "consistency.weight", "augmentation.shift"):
+        told = refused(semisup, f"--config.{name}=1e39")
+        assert told.startswith(f"error: config.{name} must be representable in float32: ")
+        assert told.endswith("; got 1e+39")
+    told = refused(semisup, "--config.augmentation.scale=0.99999999")
+    assert told.startswith("error: config.augmentation.scale must be at least 0 and below 1 in fl")
+    assert not accepted
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("temperature.floor", "1.2e-38"),
+        ("slope.cap", "3.4e38"),
+        ("optimizer.momentum", "0.9999999"),
+    ],
+)
+def test_the_ends_of_float32_are_accepted(name, value, accepted):
+    assert here(*field(name, value)) == 0
+    assert dict(configuration.fields(accepted.pop()))[name] == float(value)
 
 
 @pytest.mark.parametrize(
@@ -678,7 +719,8 @@ def test_a_checkpoint_without_its_row_of_metrics_is_refused(copy):
 
 
 def test_a_loss_that_is_not_finite_stops_the_run_and_names_the_step(tmp_path):
-    # The temperature is held for 25 steps, then falls to 0 in float32: the 26th loss is 0 / 0.
+    # The temperature is held for 25 steps, then the logits divided by it overflow: infinity
+    # less infinity is the 26th loss.
     workdir = tmp_path / "run"
     command = (
         *SMALL,
@@ -688,7 +730,7 @@ def test_a_loss_that_is_not_finite_stops_the_run_and_names_the_step(tmp_path):
         "--config.log_every=10",
         "--config.temperature.update_every=25",
         "--config.temperature.rate=10",
-        "--config.temperature.floor=1e-60",
+        "--config.temperature.floor=1.2e-38",
     )
     expected = (
         "stopped: the loss of step 26 is not finite (nan). The checkpoint of step 20 is kept in "
@@ -702,6 +744,39 @@ def test_a_loss_that_is_not_finite_stops_the_run_and_names_the_step(tmp_path):
     assert not (workdir / "result.json").exists()
     assert step_of(checkpoint_of(workdir)) == 20
     assert here(*command) == expected  # the same command goes on from 20 and comes to the same
+
+
+def test_a_finite_bound_far_below_a_uniform_guess_stops_the_run(tmp_path):
+    workdir = tmp_path / "run"
+    options = (*SMALL, "--config.num_steps=40", "--config.eval_every=10", "--config.log_every=5")
+    command = (*options, f"--workdir={workdir}", "--config.optimizer.learning_rate=1e30")
+    message = here(*command)
+    assert re.fullmatch(
+        r"stopped: the validation bound of step 10 is -[\d.]+e\+3\d nats, more than 10 times the "
+        r"-543\.4 of a uniform guess of the pixels: training has diverged. No checkpoint yet in "
+        rf"{workdir}. Try a smaller --config.optimizer.learning_rate",
+        message,
+    )
+    assert [row["step"] for row in rows_of(workdir)] == [5]
+    assert not (workdir / "checkpoints").exists()
+    assert not (workdir / "result.json").exists()
+
+
+@pytest.mark.parametrize("keep", ["last", "best"])
+def test_a_test_bound_far_below_a_uniform_guess_is_no_result(keep, tmp_path, monkeypatch):
+    workdir, real = tmp_path / "run", loop._negative_bound
+
+    def diverged(task, params, examples, *rest):
+        return 6_000.0 if examples is task.test else real(task, params, examples, *rest)
+
+    monkeypatch.setattr(loop, "_negative_bound", diverged)
+    options = ("--config.num_steps=10", "--config.eval_every=5", f"--config.keep={keep}")
+    assert here(*SMALL, *options, f"--workdir={workdir}") == (
+        "stopped: the test bound of step 10 is -6000 nats, more than 10 times the -543.4 of a "
+        "uniform guess of the pixels: training has diverged. The checkpoint of step 10 is kept in "
+        f"{workdir}. Try a smaller --config.optimizer.learning_rate"
+    )
+    assert not (workdir / "result.json").exists()
 
 
 def test_parameters_that_a_step_has_broken_are_not_kept_as_a_checkpoint(tmp_path):

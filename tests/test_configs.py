@@ -169,7 +169,10 @@ def test_multi_sample_objectives_train_the_vae(objective, estimator, digits):
             "config.signal.normalize divides .*; use config.kl=sampled with it",
         ),
         ({"signal__baseline": "mean"}, "config.signal.baseline must be one of constant, moving_av"),
-        ({"signal__decay": 1.0}, "config.signal.decay must be at least 0 and below 1; got 1.0"),
+        (
+            {"signal__decay": 1.0},
+            "config.signal.decay must be at least 0 and below 1 in float32; got 1.0",
+        ),
         ({"temperature__backward": 0.0}, "config.temperature.backward must be positive"),
         ({"learned__hidden_sizes": (0,)}, "config.learned.hidden_sizes must be positive whole"),
         ({"learned__learning_rate": 0.0}, "config.learned.learning_rate must be positive"),

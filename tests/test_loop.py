@@ -54,10 +54,12 @@ def test_runs_together_are_the_runs_alone(tmp_path):
 
 def test_a_run_that_fails_does_not_stop_the_others_and_the_rest_goes_on_from_where_it_was(tmp_path):
     fine = small(temperature__update_every=10)
-    failing = small(temperature__update_every=10, temperature__rate=100.0, temperature__floor=1e-60)
+    failing = small(
+        temperature__update_every=10, temperature__rate=100.0, temperature__floor=1.2e-38
+    )
     folders = [tmp_path / "failing", tmp_path / "fine"]
     failed, finished = loop.train_together([failing, fine], folders)
-    assert isinstance(failed, loop.NonFinite)
+    assert isinstance(failed, loop.Diverged)
     assert "the loss of step 11 is not finite" in str(failed)
     assert finished["steps"] == 20
     assert not (folders[0] / "result.json").exists()
@@ -67,6 +69,30 @@ def test_a_run_that_fails_does_not_stop_the_others_and_the_rest_goes_on_from_whe
     assert "step 11" in str(failed)
     assert third["steps"] == 20
     assert [row["step"] for row in rows_of(tmp_path / "late")] == [10, 20]
+
+
+def test_a_run_that_diverges_keeps_the_state_before_and_the_others_go_on(tmp_path):
+    # A step multiplies the kernels by 1 - 1,000 times the learning rate: by -1.3 or, here, by 0.
+    growing = small(optimizer__weight_decay=1_000.0, optimizer__learning_rate=2.3e-3)
+    fine = small(optimizer__weight_decay=1_000.0, optimizer__learning_rate=1e-3)
+    folders = [tmp_path / "growing", tmp_path / "fine"]
+    failed, finished = loop.train_together([growing, fine], folders)
+    assert isinstance(failed, loop.Diverged)
+    assert "validation bound of step 20 is -" in str(failed)
+    assert "nats, more than 10 times the -543.4 of a uniform guess" in str(failed)
+    assert "The checkpoint of step 10 is kept" in str(failed)
+    assert finished["steps"] == 20
+    assert [path.name for path in (folders[0] / "checkpoints").iterdir()] == ["10"]
+    assert [row["step"] for row in rows_of(folders[0])] == [10]
+
+
+def test_the_uniform_guess_is_of_the_pixels_that_are_predicted():
+    dataset = data.load("digits")
+    guesses = []
+    for name in ("cat_vae", "cat_sbn", "semisup"):
+        config = configuration.load(str(ROOT / f"configs/{name}.py") + ":digits")
+        guesses.append(tasks.build(configuration.check(config), dataset).uniform_guess)
+    np.testing.assert_allclose(guesses, np.log(2) * np.array([784, 392, 784]))
 
 
 def test_the_learning_curve_is_the_reported_bound_and_without_samples_no_test_bound(tmp_path):

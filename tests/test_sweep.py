@@ -377,7 +377,11 @@ def test_only_the_winner_s_test_number_is_told(tmp_path, here, monkeypatch, caps
 @pytest.mark.slow
 @pytest.mark.parametrize("options", [("--workers=2",), ("--backend=here", "--together=3")])
 def test_a_sweep_runs_its_points_reports_a_failed_one_and_skips_what_is_finished(options, tmp_path):
-    dying = {"temperature.rate": 100.0, "temperature.floor": 1e-60, "temperature.update_every": 20}
+    dying = {
+        "temperature.rate": 100.0,
+        "temperature.floor": 1.2e-38,
+        "temperature.update_every": 20,
+    }
     listed = [
         point | {"temperature.update_every": 20} for point in ({"seed": 0}, {"seed": 1}, dying)
     ]
