@@ -370,6 +370,46 @@ def identity(config: ConfigDict) -> dict[str, Any]:
     return {name: value for name, value in sorted(fields(config)) if name not in _PLACES}
 
 
+def identity_in_training(config: ConfigDict) -> dict[str, Any]:
+    """The identity with what training sees of the schedules in place of their fields.
+
+    It is equal of configs that train the same run: the temperature and the slope of each are the
+    same at every step, or its estimator does not read them. They stand there as digests, computed
+    in NumPy alone, since the process of a sweep leaves accelerators to its workers.
+    """
+    entry = ESTIMATORS[config.estimator]
+    temperature, slope = config.temperature, config.slope
+    seen = {
+        name: value
+        for name, value in identity(config).items()
+        if not name.startswith(("temperature.", "slope."))
+    }
+    if "backward_temperature" in entry.reads:
+        seen["temperature.backward"] = temperature.backward
+    # As gsm.schedules, at the steps where a schedule is updated.
+    updates = np.arange(0, config.num_steps, temperature.update_every)
+    steps = updates.astype(np.float32)
+    with np.errstate(over="ignore"):
+        if "temperature" in entry.reads:
+            decay = np.exp(-np.float32(temperature.rate) * steps)
+            values = np.maximum(
+                np.float32(temperature.floor), np.float32(temperature.initial) * decay
+            )
+            # Learned, it starts at the schedule's first value and leaves it.
+            learned = "temperature" in entry.learned and config.control.learn
+            seen["temperature"] = _digest(updates, values[:1] if learned else values)
+        if "slope" in entry.reads:
+            values = np.float32(slope.initial) + np.float32(slope.rate) * steps
+            seen["slope"] = _digest(updates, np.minimum(np.float32(slope.cap), values))
+    return seen
+
+
+def _digest(updates: np.ndarray, values: np.ndarray) -> str:
+    """Of a function of the step that has these values from the updates on: equal if it is."""
+    changes = np.flatnonzero(np.append(True, values[1:] != values[:-1]))
+    return hashlib.sha256(updates[changes].tobytes() + values[changes].tobytes()).hexdigest()
+
+
 def config_hash(config: ConfigDict) -> str:
     """Twelve hexadecimal digits of the SHA-256 of the config's identity."""
     text = json.dumps(identity(config), sort_keys=True)

@@ -2,9 +2,8 @@
 
 import csv
 import io
-import itertools
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -39,37 +38,74 @@ def run(
       KeyboardInterrupt: Ctrl-C or SIGTERM came; the runs have saved their state.
     """
     names = points.swept(listed)
-    number = f", {place.number} at a time" if place else ""
-    say(f"{name}: {len(listed)} points{number}, in {workdir}")
-    found = [(point, jobs.result_of(workdir, point)) for point in listed]
-    waiting = list(points.jobs([point for point, result in found if result is None], together))
-    going = jobs.run(waiting, workdir, place, retries) if place else jobs.run_here(waiting, workdir)
-    finished = (Outcome(point, result) for point, result in found if result is not None)
+    # The first of each is trained for all that are the same run: one that is finished, if any is.
+    runs = {
+        same[0].hash: same
+        for same in (
+            sorted(group, key=lambda point: jobs.result_of(workdir, point) is None)
+            for group in points.runs(listed)
+        )
+    }
+    run_of = {point.hash: trained for trained, same in runs.items() for point in same}
     in_order = {point.hash: i for i, point in enumerate(listed)}
+    number = f", {place.number} at a time" if place else ""
+    say(f"{name}: {len(listed)} points, {len(runs)} runs{number}, in {workdir}")
+    tells = len(runs) == len(listed) or len(runs) > len({point.config.seed for point in listed})
+    if tells:
+        for same in runs.values():
+            if len(same) > 1:
+                say(_about_same(same, names))
+    else:
+        say(_about_nothing(name, listed[0]))
+
     outcomes: list[Outcome] = []
-    for outcome in itertools.chain(finished, going):
-        outcomes.append(outcome)
-        row = _row(outcome, names, maximize)
-        say(f"{len(outcomes)}/{len(listed)}  {_fields(row, names)}: {_validation(row)}")
+    for outcome in _outcomes(
+        [same[0] for same in runs.values()], workdir, place, together, retries
+    ):
+        same = runs[outcome.point.hash]
+        outcomes += [outcome._replace(point=point) for point in same]
+        others = f" and {len(same) - 1} more of the same run" if len(same) > 1 else ""
+        what = _fields(outcome.point, names) + others
+        say(f"{len(outcomes)}/{len(listed)}  {what}: {_validation(outcome)}")
         # In the order of the sweep, whichever ended first: so ties are always broken alike.
         outcomes.sort(key=lambda one: in_order[one.point.hash])
-        rows = [_row(one, names, maximize) for one in outcomes]
+        rows = [_row(one, names, maximize, run_of[one.point.hash]) for one in outcomes]
         write_table(rows, workdir / f"{name}.csv")
+
     about = {"provenance": rundir.provenance(), "swept": names, "points": len(listed)}
-    if done := [
-        (value, row)
-        for row, one in zip(rows, outcomes, strict=True)
-        if (value := cost(one, maximize)) is not None
-    ]:
-        about["best"] = best = min(done, key=lambda one: one[0])[1]
-        figures.draw_sweep([row for _, row in done], names, workdir / f"{name}.png")
-        test = "" if best["test_nats"] is None else f", test {best['test_nats']:.2f} nats"
-        print(f"best on validation: {_fields(best, names)}\n  {_validation(best)}{test}")
-        print(f"  {workdir / 'points' / best['config_hash']}")
+    costs = {
+        i: value for i, one in enumerate(outcomes) if (value := cost(one, maximize)) is not None
+    }
+    if costs:
+        figures.draw_sweep([rows[i] for i in costs], names, workdir / f"{name}.png")
+        best = min(costs, key=lambda i: costs[i])
+        if tells:
+            about["best"] = rows[best]
+            _tell_best(outcomes[best], names, runs[run_of[outcomes[best].point.hash]], workdir)
+        else:
+            print(_about_nothing(name, listed[0]))
         print(f"figure: {workdir / f'{name}.png'}")
     rundir.write_atomically(workdir / f"{name}.json", json.dumps(about, indent=1) + "\n")
     print(f"table: {workdir / f'{name}.csv'}")
     return outcomes
+
+
+def _outcomes(
+    trained: Sequence[Point],
+    workdir: Path,
+    place: workers.Workers | None,
+    together: int,
+    retries: int,
+) -> Iterator[Outcome]:
+    """How points end: those that are finished at once, the others as they come."""
+    waiting = []
+    for point in trained:
+        if (result := jobs.result_of(workdir, point)) is not None:
+            yield Outcome(point, result)
+        else:
+            waiting.append(point)
+    cut = list(points.jobs(waiting, together))
+    yield from jobs.run(cut, workdir, place, retries) if place else jobs.run_here(cut, workdir)
 
 
 def cost(outcome: Outcome, maximize: str) -> float | None:
@@ -104,27 +140,73 @@ def write_table(rows: Sequence[Mapping[str, Any]], path: Path) -> None:
     rundir.write_atomically(path, text.getvalue())
 
 
-def _row(outcome: Outcome, names: Sequence[str], maximize: str) -> dict[str, Any]:
+def _row(outcome: Outcome, names: Sequence[str], maximize: str, trained: str) -> dict[str, Any]:
     """A row of the table: the swept fields, then how it ended."""
     point, result = outcome.point, outcome.result or {}
     return {
         **{name: point.field(name) for name in names},
         **({maximize: result.get(maximize)} if maximize else {}),
         "valid_nats": valid_nats(outcome),
-        "test_nats": result.get(f"test_nll_m{point.config.evaluation.test_samples}"),
+        "test_nats": _test_nats(outcome),
         "steps": result.get("steps"),
         "selected_step": result.get("selected_step"),
         "steps_per_second": result.get("steps_per_second"),
         "seconds": result.get("seconds"),
         "config_hash": point.hash,
+        "same_run_as": "" if trained == point.hash else trained,
         "error": outcome.error,
     }
 
 
-def _fields(row: Mapping[str, Any], names: Sequence[str]) -> str:
-    return ", ".join(f"{name}={row[name]}" for name in names) or "the point"
+def _test_nats(outcome: Outcome) -> float | None:
+    samples = outcome.point.config.evaluation.test_samples
+    return (outcome.result or {}).get(f"test_nll_m{samples}")
 
 
-def _validation(row: Mapping[str, Any]) -> str:
+# --- in words --------------------------------------------------------------------------------
+
+
+def _fields(point: Point, names: Sequence[str]) -> str:
+    return ", ".join(f"{name}={point.field(name)}" for name in names) or "the point"
+
+
+def _validation(outcome: Outcome) -> str:
     """How a point ended, without a look at the test set: choices are not made by it."""
-    return row["error"] or f"validation {row['valid_nats']:.2f} nats"
+    return outcome.error or f"validation {valid_nats(outcome):.2f} nats"
+
+
+def _tell_best(best: Outcome, names: Sequence[str], same: Sequence[Point], workdir: Path) -> None:
+    test = "" if (nats := _test_nats(best)) is None else f", test {nats:.2f}"
+    print(f"best on validation: {_fields(best.point, names)}")
+    if len(same) > 1:
+        own = points.swept(same)
+        others = [_fields(point, own) for point in same if point.hash != best.point.hash]
+        print(f"  the same run as {len(others)} more: {'; '.join(others)}")
+    print(f"  {_validation(best).replace(' nats', '')}{test} nats")
+    print(f"  {jobs.folder(workdir, same[0])}")
+
+
+def _about_same(same: Sequence[Point], names: Sequence[str]) -> str:
+    own = points.swept(same)
+    common = [name for name in names if name not in own]
+    where = f" with {_fields(same[0], common)}" if common else ""
+    each = "; ".join(_fields(point, own) for point in same)
+    return f"{len(same)} points{where} {_sameness(same[0])} and are trained once: {each}"
+
+
+def _sameness(point: Point) -> str:
+    if read := points.schedules_read(point):
+        return f"have the same {' and '.join(read)} at every step"
+    return f"differ in nothing that {point.config.estimator} reads"
+
+
+def _about_nothing(name: str, point: Point) -> str:
+    """Of a sweep that is one run for each seed, by one of its points."""
+    why = f"all points of a seed {_sameness(point)} and are trained once"
+    if not points.schedules_read(point):
+        return f"the {name} cannot tell anything: {why}"
+    steps = f"{point.config.num_steps:,} steps"
+    return (
+        f"{steps} are too few for the {name} to tell anything: {why}. Take more steps, or rates "
+        "for the length of the run (PerRun of configs/sweeps)"
+    )

@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 
 from ml_collections import ConfigDict
 
+from configs.sweeps import PerRun
 from experiments import config as configuration
 from experiments import tasks
 from experiments.config import ConfigError
@@ -85,12 +86,17 @@ def load_sweep(named: str, num_steps: int = 0) -> Sweep:
 def resolve(overrides: Mapping[str, Any]) -> Point:
     """The point of a config file and what is changed in it; raises ConfigError."""
     config = configuration.load(overrides["config"])
+    num_steps = max(1, overrides.get("num_steps", config.num_steps))  # the check refuses others
+    overrides = {
+        name: value.amount / num_steps if isinstance(value, PerRun) else value
+        for name, value in overrides.items()
+    }
     changes = {name: value for name, value in overrides.items() if name != "config"}
     for name in changes:
         _check_field(config, name)
     config.update_from_flattened_dict(changes)
     config = configuration.check(config)
-    return Point(dict(overrides), config, configuration.config_hash(config))
+    return Point(overrides, config, configuration.config_hash(config))
 
 
 def _check_field(config: ConfigDict, name: str) -> None:
@@ -102,6 +108,21 @@ def swept(points: Sequence[Point]) -> list[str]:
     """The fields that are not the same in all points, in the order of the sweep file."""
     names = dict.fromkeys(name for point in points for name in point.overrides)
     return [name for name in names if len({json.dumps(point.field(name)) for point in points}) > 1]
+
+
+def runs(points: Sequence[Point]) -> list[list[Point]]:
+    """The points, those that are the same run together, in the order of the first of each."""
+    same: dict[str, list[Point]] = {}
+    for point in points:
+        seen = configuration.identity_in_training(point.config)
+        same.setdefault(json.dumps(seen), []).append(point)
+    return list(same.values())
+
+
+def schedules_read(point: Point) -> list[str]:
+    """Which of temperature and slope its training reads."""
+    seen = configuration.identity_in_training(point.config)
+    return [name for name in ("temperature", "slope") if name in seen]
 
 
 def jobs(points: Sequence[Point], together: int) -> Iterator[list[Point]]:
@@ -141,6 +162,8 @@ def pilots(sweep: Sweep, num_steps: int) -> list[Point]:
 
 def chosen(sweep: Sweep, costs: Mapping[str, float]) -> list[Point]:
     """The points whose values of the PILOT fields did best in the pilots of their kind.
+
+    All of those that did equally well: pilots too short to tell them apart choose none of them.
 
     Args:
       sweep: all points.

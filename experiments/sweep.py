@@ -4,8 +4,9 @@ A sweep file lists points, each a config with some fields overridden (``configs/
 folder is named by the hash of its resolved config, so the same command again goes on where it
 stopped: finished points are skipped, others continue from their checkpoint. A killed run is started
 again; a point that fails is reported with its error and does not end the sweep. The table
-``sweep.csv`` is written anew after each point; at the end come the best point by validation, and a
-figure over the swept fields.
+``sweep.csv`` is written anew after each point; at the end come the best point by validation, with
+its test bound, and a figure over the swept fields. Points whose temperature or slope is the same at
+every step of the run are one run: it is trained once, and ``same_run_as`` in the table names it.
 
 Points that differ in seeds and float settings only can share a program, with ``vmap`` over them
 (``--together``): the way of accelerators. On CPUs one process per core, each pinned to its core, is
@@ -14,7 +15,8 @@ worker processes, or on a cluster through Ray.
 
 A sweep file that names fields in ``PILOT`` can be run as ``--pilot_steps=20000``: every point of
 the first seed runs that long, without a look at the test set, and of the points that differ in
-these fields only, the best on validation alone is run in full, with all its seeds.
+these fields only, the best on validation alone (all that are equally good) is run in full, with all
+its seeds.
 """
 
 import functools

@@ -1,18 +1,23 @@
 """Sweeps: their points and jobs, their table, and what becomes of what fails, dies or finishes."""
 
 import csv
+import functools
 import json
 import subprocess
 import sys
 import threading
+import time
 import types
 from pathlib import Path
 
+import jax
+import jax.numpy as jnp
 import matplotlib.image
+import numpy as np
 import pytest
 
 from configs.sweeps import grid
-from experiments import jobs, outcomes, points, workers
+from experiments import jobs, outcomes, points, tasks, workers
 from experiments.config import ConfigError
 
 ROOT = Path(__file__).parent.parent
@@ -136,6 +141,8 @@ def test_pilots_choose_for_each_kind_and_never_read_the_test_set(tmp_path, here)
     assert of == [("darn", 0.1, 0), ("darn", 0.1, 1), ("rloo", 0.2, 0), ("rloo", 0.2, 1)]
     assert {p.config.num_steps for p in full} == {100}
     assert points.chosen(sweep, {}) == []
+    # What pilots could not tell apart is run in full.
+    assert len(points.chosen(sweep, dict.fromkeys(keys, 1.0))) == len(sweep.points)
 
 
 # --- jobs: real processes, that stand in for training ---
@@ -362,13 +369,168 @@ def test_only_the_winner_s_test_number_is_told(tmp_path, here, monkeypatch, caps
     told = capsys.readouterr()
     assert "1/4  seed=1: validation 20.00 nats\n" in told.err
     assert "4/4  seed=0: stopped: it diverged\n" in told.err
-    assert "best on validation: seed=1\n  validation 20.00 nats, test 22.25 nats\n" in told.out
+    assert "best on validation: seed=1\n  validation 20.00, test 22.25 nats\n" in told.out
     assert ".25" not in told.out.replace("22.25", "") + told.err
     table = rows_of(tmp_path / "sweep.csv")
     assert [row["seed"] for row in table] == ["0", "1", "2", "3"]
     assert table[0]["error"] == "stopped: it diverged"
     about = json.loads((tmp_path / "sweep.json").read_text())
     assert about["best"]["config_hash"] == listed[1].hash
+
+
+def annealing(num_steps):
+    named = "configs/sweeps/annealing.py:digits"
+    return points.load_sweep(named, num_steps=num_steps).points
+
+
+def test_points_whose_schedules_are_equal_in_training_are_one_run(tmp_path, here):
+    """Held to what training computes at every step, in float32."""
+    listed = annealing(2_500) + annealing(500)
+    slopes = [{"slope.rate": rate, "slope.cap": cap} for rate in (0.0, 1e-9, 1.0) for cap in (1, 2)]
+    # The slope is updated with the temperature, which this estimator does not read.
+    slopes += [{"slope.rate": 1.0, "temperature.update_every": every} for every in (10, 99, 100)]
+    slopes = [{"estimator": "slope_annealed_st", "temperature.rate": i, **slope} for i, slope in
+              enumerate(slopes)]  # fmt: skip
+    listed += points.load_sweep(str(write_sweep(tmp_path, slopes))).points
+
+    def seen(point):
+        config = point.config
+        settings = {name: jnp.float32(value) for name, value in tasks.settings(config).items()}
+        hyperparams = functools.partial(tasks._hyperparams, config.temperature.update_every)
+        steps = jnp.arange(config.num_steps)
+        values = jax.jit(jax.vmap(hyperparams, (0, None)))(steps, settings)
+        name = "slope" if config.estimator == "slope_annealed_st" else "temperature"
+        return config.seed, name, np.asarray(getattr(values, name)).tobytes()
+
+    expected = {}
+    for point in listed:
+        expected.setdefault(seen(point), []).append(point)
+    assert points.runs(listed) == list(expected.values())
+    assert [len(same) for same in points.runs(annealing(500))] == [12, 12]
+    # In the whole of the paper's run only a floor of 1 makes them equal.
+    assert sorted(len(same) for same in points.runs(annealing(545_000))) == [1] * 16 + [4] * 2
+
+
+def test_fields_that_an_estimator_does_not_read_make_no_run_of_their_own(tmp_path, here):
+    def runs(*changes, **common):
+        listed = points.load_sweep(str(write_sweep(tmp_path, [common | one for one in changes])))
+        return [len(same) for same in points.runs(listed.points)]
+
+    temperatures = [{"temperature.initial": value} for value in (1.0, 2.0)]
+    backward = [{"temperature.backward": value} for value in (1.0, 2.0)]
+    assert runs(*temperatures, *backward, estimator="straight_through") == [3]
+    assert runs(*temperatures, estimator="gumbel_softmax") == [1, 1]
+    assert runs(*backward, estimator="gumbel_softmax") == [2]
+    assert runs(*backward, estimator="decoupled_gumbel_softmax") == [1, 1]
+    assert runs({"seed": 0}, {"seed": 1}, estimator="straight_through") == [1, 1]
+    # A temperature that is learned only starts at the schedule's.
+    rates = [{"temperature.rate": value, "temperature.update_every": 10} for value in (0.01, 0.02)]
+    assert runs(*rates, *temperatures, estimator="rebar") == [3, 1]
+    assert runs(*rates, **{"estimator": "rebar", "control.learn": False}) == [1, 1]
+
+
+def test_equal_points_are_found_fast_in_the_longest_run(here):
+    listed = annealing(545_000)[:1] * 50
+    often = [point._replace(config=point.config.copy_and_resolve_references()) for point in listed]
+    for point in often:
+        point.config.temperature.update_every = 1
+    start = time.monotonic()
+    assert len(points.runs(often)) == 1
+    assert time.monotonic() - start < 10
+
+
+def test_a_rate_for_the_length_of_the_run_becomes_a_number(tmp_path, here):
+    path = write_sweep(tmp_path, [])
+    point = "{'config': 'configs/cat_vae.py:digits', 'temperature.rate': PerRun(3)}"
+    path.write_text(
+        "from configs.sweeps import PerRun\nPILOT = ('temperature.rate',)\n"
+        f"def get_sweep():\n    return [{point}, {point} | {{'num_steps': 200}}]\n"
+    )
+
+    def rates(listed):
+        return [(point.config.num_steps, point.config.temperature.rate) for point in listed]
+
+    sweep = points.load_sweep(str(path))
+    assert rates(sweep.points) == [(5_000, 3 / 5_000), (200, 3 / 200)]
+    assert sweep.points[1].overrides["temperature.rate"] == 3 / 200
+    assert rates(points.pilots(sweep, 40)) == [(40, 3 / 5_000), (40, 3 / 200)]
+    assert rates(points.load_sweep(str(path), num_steps=1_000).points) == [(1_000, 3 / 1_000)]
+
+
+def test_one_run_serves_all_points_that_are_the_same(tmp_path, here, monkeypatch, capsys):
+    listed = annealing(2_000)[::2]  # the first seed
+    runs = points.runs(listed)
+    assert [len(same) for same in runs] == [2, 4, 2, 2, 2]
+    # Trained before equal points were found: a result that is there is used.
+    finish(tmp_path, runs[1][3], valid_nll_m100=10.0, test_nll_m1000=12.0)
+    acts(
+        monkeypatch,
+        "Path(folders[0]).mkdir(parents=True)\n"
+        "(Path(folders[0]) / 'result.json').write_text('{\"valid_nll_m100\": 20.0}')",
+    )
+    ended = outcomes.run(listed, tmp_path, workers.LocalWorkers(2))
+    assert [one.point for one in ended] == listed
+    assert len(list((tmp_path / "points").iterdir())) == 5
+    told = capsys.readouterr()
+    assert "sweep: 12 points, 5 runs, 2 at a time" in told.err
+    assert (
+        "2 points with temperature.rate=1e-05, temperature.update_every=500 have the same "
+        "temperature at every step and are trained once: temperature.floor=0.25; "
+        "temperature.floor=0.5\n"
+    ) in told.err
+    assert told.err.count(" 10.00 nats") == 1
+    table = rows_of(tmp_path / "sweep.csv")
+    assert len(table) == 12
+    assert [row["valid_nats"] for row in table].count("10") == 4
+    shared = [row["same_run_as"] for row in table if row["valid_nats"] == "10"]
+    assert sorted(shared) == ["", *[runs[1][3].hash] * 3]
+    best, *lines = told.out.splitlines()
+    assert best.startswith("best on validation: temperature.rate=1e-05, temperature.update_every=5")
+    assert lines[0].startswith("  the same run as 3 more: ")
+    assert lines[1:3] == [
+        "  validation 10.00, test 12.00 nats", f"  {jobs.folder(tmp_path, runs[1][3])}"
+    ]  # fmt: skip
+
+
+def test_a_sweep_that_cannot_tell_anything_says_so_and_names_no_best(
+    tmp_path, here, monkeypatch, capsys
+):
+    def told(listed, folder):
+        for point in (same[0] for same in points.runs(listed)):
+            samples = point.config.evaluation.valid_samples
+            finish(tmp_path / folder, point, **{f"valid_nll_m{samples}": 20.0})
+        outcomes.run(listed, tmp_path / folder, workers.LocalWorkers(1))
+        assert "best" not in json.loads((tmp_path / folder / "sweep.json").read_text())
+        out, err = capsys.readouterr()
+        assert "best" not in out
+        assert out.splitlines()[0] in err.splitlines()
+        return out.splitlines()[0]
+
+    assert told(annealing(500), "short") == (
+        "500 steps are too few for the sweep to tell anything: all points of a seed have the same "
+        "temperature at every step and are trained once. Take more steps, or rates for the length "
+        "of the run (PerRun of configs/sweeps)"
+    )
+    rates = [{"estimator": "reinmax", "temperature.rate": rate} for rate in (0.0, 1.0)]
+    assert told(points.load_sweep(str(write_sweep(tmp_path, rates))).points, "reinmax") == (
+        "the sweep cannot tell anything: all points of a seed differ in nothing that reinmax reads "
+        "and are trained once"
+    )
+
+
+def test_a_point_that_diverges_counts_as_failed_and_is_never_the_best(tmp_path, here, capsys):
+    short = {"num_steps": 10, "eval_every": 5, "log_every": 5}
+    rates = [short | {"optimizer.learning_rate": rate} for rate in (1e30, 1e-3)]
+    listed = points.load_sweep(str(write_sweep(tmp_path, rates))).points
+    # By the rate, which the diverged point would have by far the most of.
+    diverged, fine = outcomes.run(listed, tmp_path, None, maximize="valid_rate", together=2)
+    assert diverged.result is None
+    assert "training has diverged. No checkpoint yet in" in diverged.error
+    assert fine.result["steps"] == 10
+    told = capsys.readouterr()
+    assert f"optimizer.learning_rate=1e+30: {diverged.error}\n" in told.err
+    assert "best on validation: optimizer.learning_rate=0.001\n" in told.out
+    assert rows_of(tmp_path / "sweep.csv")[0]["error"] == diverged.error
 
 
 # --- the command ---
