@@ -238,7 +238,7 @@ def _learned_parts(
     entry = ESTIMATORS[config.estimator]
     if entry.num_samples is not None:
         entry = entry._replace(
-            surrogate=functools.partial(entry.surrogate, num_samples=_num_samples(config))
+            function=functools.partial(entry.function, num_samples=_num_samples(config))
         )
     if config.task == "vae" and config.objective != "elbo":
         entry = entry._replace(learned=())  # VIMCO has its own baselines

@@ -1,7 +1,8 @@
 """Mathematics on the logits of ``n`` independent categorical variables with ``k`` classes each.
 
-Everything is written for one example, ``logits [n, k]``; batches and samples come from
-``jax.vmap``. A Bernoulli unit is a two-class categorical with logits ``[l, 0]``
+Samplers and what is computed for each variable take logits with any leading axes, ``[..., k]``.
+What is summed over the variables is written for one example, ``logits [n, k]``; batches and samples
+come from ``jax.vmap``. A Bernoulli unit is a two-class categorical with logits ``[l, 0]``
 (:func:`two_class_logits`), so one family serves both.
 
 Conventions that hold for every function:
@@ -12,7 +13,10 @@ Conventions that hold for every function:
   whose classes are all ``-inf``, or that holds a NaN, gives NaN: never a silent class 0.
 """
 
+import functools
 import math
+from collections.abc import Callable
+from typing import Any, TypeVar, cast
 
 import jax
 import jax.numpy as jnp
@@ -20,22 +24,75 @@ from jax import random
 from jax.scipy.special import gammaln
 from jaxtyping import Array, Float, Int, Key, UInt32
 
+Logits = Float[Array, "*batch k"]
+"""Unnormalised log-probabilities of k classes, with any leading axes."""
 LogitsND = Float[Array, "n k"]
+"""Those of one example: n variables."""
 Scalar = int | float | Float[Array, ""]
+
+_Function = TypeVar("_Function", bound=Callable[..., Any])
+
+
+def check_key(key: Any, caller: str) -> None:
+    """Raise TypeError or ValueError, naming the caller, unless ``key`` is one random key."""
+    dtype = getattr(key, "dtype", None)
+    if dtype == jnp.uint32 and jnp.shape(key) == (2,):  # jax.random.PRNGKey
+        return
+    if dtype is None or not jnp.issubdtype(dtype, jax.dtypes.prng_key):
+        raise TypeError(
+            f"{caller}: key must be a random key, such as jax.random.key(0); got {_describe(key)}. "
+            f"The order of the arguments is (key, logits)"
+        )
+    if key.ndim:
+        raise ValueError(
+            f"{caller}: key must be a single key; got {_describe(key)}. Use jax.vmap over keys"
+        )
+
+
+def check_logits(logits: Any, caller: str) -> None:
+    """Raise TypeError or ValueError, naming the caller, unless ``logits`` is ``[..., k]``."""
+    dtype = getattr(logits, "dtype", None)
+    if dtype is None or not jnp.issubdtype(dtype, jnp.floating):
+        raise TypeError(
+            f"{caller}: logits must be an array of floats, unnormalised log-probabilities "
+            f"[..., k]; got {_describe(logits)}"
+        )
+    if not logits.ndim or not logits.shape[-1]:
+        raise ValueError(
+            f"{caller}: logits must have shape [..., k] with k classes; got {_describe(logits)}"
+        )
+
+
+def _describe(value: Any) -> str:
+    if hasattr(value, "dtype") and hasattr(value, "shape"):
+        return f"an array of {value.dtype} with shape {tuple(value.shape)}"
+    return f"a {type(value).__name__}"
+
+
+def sampler(function: _Function) -> _Function:
+    """Decorate a function of ``(key, logits, ...)`` with the checks of both."""
+
+    @functools.wraps(function)
+    def checked(key, logits, *arguments, **keywords):
+        check_key(key, function.__name__)
+        check_logits(logits, function.__name__)
+        return function(key, jnp.asarray(logits), *arguments, **keywords)
+
+    return cast(_Function, checked)
 
 
 def _compute_dtype(x: Array) -> jnp.dtype:
     return jnp.promote_types(x.dtype, jnp.float32)
 
 
-def two_class_logits(logits: Float[Array, " n"]) -> Float[Array, "n 2"]:
-    """View ``n`` Bernoulli units as two-class categoricals: class 0 is "on", logits ``[l, 0]``.
+def two_class_logits(logits: Float[Array, "*batch"]) -> Float[Array, "*batch 2"]:
+    """View Bernoulli units as two-class categoricals: class 0 is "on", logits ``[l, 0]``.
 
     Args:
-      logits: log-odds of each unit.
+      logits: log-odds of each unit ``[...]``.
 
     Returns:
-      Logits ``[n, 2]`` whose softmax is ``[sigmoid(l), sigmoid(-l)]``.
+      Logits ``[..., 2]`` whose softmax is ``[sigmoid(l), sigmoid(-l)]``.
     """
     return jnp.stack([logits, jnp.zeros_like(logits)], axis=-1)
 
@@ -45,11 +102,11 @@ def two_class_logits(logits: Float[Array, " n"]) -> Float[Array, "n 2"]:
 # which has no such axis: the training step of 200 units is twice as fast for it.
 
 
-def _lead(scores: LogitsND) -> Float[Array, " n"]:
-    return scores[:, 0] - scores[:, 1]
+def _lead(scores: Float[Array, "*batch 2"]) -> Float[Array, "*batch"]:
+    return scores[..., 0] - scores[..., 1]
 
 
-def softmax(logits: LogitsND) -> LogitsND:
+def softmax(logits: Logits) -> Logits:
     """Class probabilities of each variable."""
     if logits.shape[-1] == 2:
         lead = _lead(logits)
@@ -57,7 +114,7 @@ def softmax(logits: LogitsND) -> LogitsND:
     return jax.nn.softmax(logits, axis=-1)
 
 
-def log_softmax(logits: LogitsND) -> LogitsND:
+def log_softmax(logits: Logits) -> Logits:
     """Logarithms of the class probabilities of each variable."""
     if logits.shape[-1] == 2:
         return _log_sigmoids(_lead(logits))
@@ -65,10 +122,10 @@ def log_softmax(logits: LogitsND) -> LogitsND:
 
 
 @jax.custom_jvp
-def _log_sigmoids(lead: Float[Array, " n"]) -> Float[Array, "n 2"]:
+def _log_sigmoids(lead: Float[Array, "*batch"]) -> Float[Array, "*batch 2"]:
     """Log-sigmoid of the lead and of its negative."""
     smaller = jnp.log(1 + jnp.exp(-jnp.abs(lead)))  # log1p is not vectorised on CPU
-    return jnp.stack([jnp.minimum(lead, 0), jnp.minimum(-lead, 0)], axis=-1) - smaller[:, None]
+    return jnp.stack([jnp.minimum(lead, 0), jnp.minimum(-lead, 0)], axis=-1) - smaller[..., None]
 
 
 @_log_sigmoids.defjvp
@@ -76,7 +133,7 @@ def _log_sigmoids_jvp(primals, tangents):
     # By rule: at a lead of exactly 0, where priors start, autodiff of |x| would give (1, 0).
     (lead,), (lead_dot,) = primals, tangents
     slopes = jnp.stack([jax.nn.sigmoid(-lead), -jax.nn.sigmoid(lead)], axis=-1)
-    return _log_sigmoids(lead), slopes * lead_dot[:, None]
+    return _log_sigmoids(lead), slopes * lead_dot[..., None]
 
 
 def random_bits(key: Key[Array, ""], shape: tuple[int, ...]) -> UInt32[Array, "..."]:
@@ -116,6 +173,27 @@ def uniform(key: Key[Array, ""], shape: tuple[int, ...], dtype=jnp.float32) -> A
     return jnp.minimum(middle, 1 - 2.0**-24) if dtype == jnp.float32 else middle
 
 
+def uniform_and_complement(
+    key: Key[Array, ""], shape: tuple[int, ...], dtype=jnp.float32
+) -> tuple[Array, Array]:
+    """Draw ``u`` as :func:`uniform` does, and ``1 - u``, each fine at its own lower end.
+
+    Near 1 float32 has a spacing of 6e-8; the complement of such a number is on the grid of 2^-32
+    again. So a comparison or a logarithm that concerns the upper end reads the complement.
+
+    Args:
+      key: random key.
+      shape: shape of both.
+      dtype: float32 or float64.
+
+    Returns:
+      ``u`` and ``1 - u``, from 2^-33; the other one of the pair may round to 1.
+    """
+    words = random_bits(key, shape)
+    u, complement = ((x.astype(dtype) + 0.5) * 2.0**-32 for x in (words, ~words))
+    return u, complement
+
+
 def gumbel(key: Key[Array, ""], shape: tuple[int, ...], dtype=jnp.float32) -> Array:
     """Draw standard Gumbel noise, finite for every random word: in [-2.82, 22.88].
 
@@ -140,15 +218,15 @@ def gumbel(key: Key[Array, ""], shape: tuple[int, ...], dtype=jnp.float32) -> Ar
 
 
 def logistic(key: Key[Array, ""], shape: tuple[int, ...], dtype=jnp.float32) -> Array:
-    """Draw standard logistic noise, the difference of two Gumbels: in [-22.88, 16.64].
+    """Draw standard logistic noise, the difference of two Gumbels: in [-22.88, 22.88].
 
     Cost: one random word and two logarithms a number.
     """
-    u = uniform(key, shape, dtype)
-    return jnp.log(u) - jnp.log(1 - u)
+    u, complement = uniform_and_complement(key, shape, dtype)
+    return jnp.log(u) - jnp.log(complement)
 
 
-def perturb(key: Key[Array, ""], logits: LogitsND) -> LogitsND:
+def perturb(key: Key[Array, ""], logits: Logits) -> Logits:
     """Logits with Gumbel noise, up to a constant in each row, in float32 at least.
 
     Both Gumbel samplers start from these scores. Of two classes only the difference matters, so
@@ -156,77 +234,122 @@ def perturb(key: Key[Array, ""], logits: LogitsND) -> LogitsND:
     """
     logits = logits.astype(_compute_dtype(logits))
     if logits.shape[-1] == 2:
-        noise = logistic(key, logits.shape[:1], logits.dtype)
+        noise = logistic(key, logits.shape[:-1], logits.dtype)
         return two_class_logits(_lead(logits) + noise)
     return logits + gumbel(key, logits.shape, logits.dtype)
 
 
-def one_hot_argmax(scores: LogitsND) -> LogitsND:
+def one_hot_argmax(scores: Logits) -> Logits:
     """One-hot of the largest score of each row, the first of equals; NaN where there is none."""
     if scores.shape[-1] == 2:
         lead = _lead(scores)
         hard = jnp.stack([lead >= 0, lead < 0], axis=-1).astype(scores.dtype)
-        return jnp.where(jnp.isnan(lead)[:, None], jnp.nan, hard)
+        return jnp.where(jnp.isnan(lead)[..., None], jnp.nan, hard)
     # Two plain reductions: XLA does not vectorise argmax on CPU, nor the noise that it fuses with.
-    classes = jnp.arange(scores.shape[-1])[None]
+    classes = jax.lax.broadcasted_iota(jnp.int32, scores.shape, scores.ndim - 1)
     largest = jnp.max(scores, axis=-1, keepdims=True)
     candidates = jnp.where(scores == largest, classes, scores.shape[-1])
     hard = (classes == jnp.min(candidates, axis=-1, keepdims=True)).astype(scores.dtype)
     return jnp.where(largest > -jnp.inf, hard, jnp.nan)
 
 
-def gumbel_max(key: Key[Array, ""], logits: LogitsND) -> LogitsND:
+@sampler
+def gumbel_max(key: Key[Array, ""], logits: Logits) -> Logits:
     """Draw an exact one-hot sample: the argmax of logits plus Gumbel noise.
 
     Args:
       key: random key.
-      logits: unnormalised log-probabilities of ``n`` variables with ``k`` classes.
+      logits: unnormalised log-probabilities ``[..., k]`` of ``k`` classes, any float dtype.
 
     Returns:
-      One-hot ``z [n, k]`` in the dtype of the logits. It carries no gradient.
+      One-hot ``z [..., k]`` in the dtype of the logits. It carries no gradient.
 
-    Source: Jang et al. 2017, equation 1. Cost: ``n k`` Gumbel variates.
+    Raises:
+      TypeError: the logits are not floats, or the key is not a random key.
+      ValueError: the logits have no axis, or the keys are several.
+
+    Source: Jang et al. 2017, equation 1. Cost: one Gumbel variate for each logit; one logistic
+    variate for each variable of two classes. Classes are drawn at their rate down to a probability
+    of 1e-8 (two classes), 1e-9 (more).
     """
     return one_hot_argmax(perturb(key, jax.lax.stop_gradient(logits))).astype(logits.dtype)
 
 
-def inverse_cdf(key: Key[Array, ""], logits: LogitsND) -> LogitsND:
-    """Draw an exact one-hot sample from one uniform per variable.
+@sampler
+def inverse_cdf(key: Key[Array, ""], logits: Logits) -> Logits:
+    """Draw an exact one-hot sample from one random word per variable.
 
     The same law as :func:`gumbel_max` at a ``k``-th of its random numbers, and the cumulative
     probabilities are shared by all samples of an example under ``vmap`` over keys: this is the
-    sampler of evaluation. Probabilities are resolved to about 1e-7.
+    sampler of evaluation. Each class owns an interval of the 2^32 random words, in whole numbers,
+    so every word belongs to exactly one class, and to none of probability 0, whatever ``k`` is.
+    Probabilities are resolved to 2^-32: a class of 1e-8 comes at its rate to 3 %, one below 1e-10
+    never.
 
     Args:
       key: random key.
-      logits: unnormalised log-probabilities ``[n, k]``.
+      logits: unnormalised log-probabilities ``[..., k]``, any float dtype; ``k`` at most 100,000.
 
     Returns:
-      One-hot ``z [n, k]`` in the dtype of the logits. It carries no gradient.
+      One-hot ``z [..., k]`` in the dtype of the logits. It carries no gradient.
 
-    Cost: ``n`` uniform variates.
+    Raises:
+      TypeError: the logits are not floats, or the key is not a random key.
+      ValueError: the logits have no axis or too many classes, or the keys are several.
+
+    Cost: one random word for each variable.
     """
-    dtype = _compute_dtype(logits)
-    probs = softmax(jax.lax.stop_gradient(logits).astype(dtype))
-    upper = jnp.cumsum(probs, axis=-1)
-    lower = jnp.pad(upper[:, :-1], ((0, 0), (1, 0)))
-    # Never 0, where a class of probability 1e-12 that stands first would be drawn with that of the
-    # grid; never 1, where no class would be.
-    threshold = (uniform(key, logits.shape[:1], dtype) * upper[:, -1])[:, None]
-    hard = ((lower <= threshold) & (threshold < upper)).astype(dtype)
-    return jnp.where(jnp.isnan(upper[:, -1:]), jnp.nan, hard).astype(logits.dtype)
+    if logits.shape[-1] > MAX_CLASSES:
+        raise ValueError(
+            f"inverse_cdf takes at most {MAX_CLASSES:,} classes; logits have shape {logits.shape}"
+        )
+    probs = softmax(jax.lax.stop_gradient(logits).astype(_compute_dtype(logits)))
+    first, width, last = word_intervals(probs)
+    word = jnp.minimum(random_bits(key, logits.shape[:-1]), last)[..., None]
+    hard = (word - first < width).astype(probs.dtype)  # modulo 2^32, so not below `first` either
+    nan = jnp.isnan(probs).any(axis=-1, keepdims=True)
+    return jnp.where(nan, jnp.nan, hard).astype(logits.dtype)
 
 
-def gumbel_top_k(key: Key[Array, ""], logits: LogitsND, count: int) -> Int[Array, "n count"]:
+MAX_CLASSES = 100_000
+# Of :func:`inverse_cdf`: the sum of so many rounded counts stays below 2^32.
+
+
+def word_intervals(
+    probs: Float[Array, "*batch k"],
+) -> tuple[UInt32[Array, "*batch k"], UInt32[Array, "*batch k"], UInt32[Array, "*batch"]]:
+    """How :func:`inverse_cdf` deals the 2^32 random words out to the classes.
+
+    Args:
+      probs: class probabilities ``[..., k]``.
+
+    Returns:
+      The first word of each class and how many it has, ``[..., k]``; and the last word that is
+      dealt, ``[...]``: the rest, one at most, goes where it goes.
+    """
+    # In whole numbers: a cumulative sum of floats is not monotone, and its steps are 6e-8.
+    counts = jnp.round(probs * (2.0**32 - 2.0**18)).astype(jnp.uint32)
+    ends = jnp.cumsum(counts, axis=-1, dtype=jnp.uint32)
+    # Stretched from their total, which rounding leaves below 2^32, to 2^32 - 1: a class may have
+    # all. The stretch grows with the end, so equal ends stay equal and others in order.
+    total = ends[..., -1:]
+    share = (~total).astype(jnp.float32) / total.astype(jnp.float32)
+    ends += jnp.floor(ends.astype(jnp.float32) * share).astype(jnp.uint32)
+    first = jnp.concatenate([jnp.zeros_like(total), ends[..., :-1]], axis=-1)
+    return first, ends - first, ends[..., -1] - 1
+
+
+@sampler
+def gumbel_top_k(key: Key[Array, ""], logits: Logits, count: int) -> Int[Array, "*batch count"]:
     """Draw ``count`` different classes of each variable, one after the other without replacement.
 
     Args:
       key: random key.
-      logits: unnormalised log-probabilities ``[n, k]``.
+      logits: unnormalised log-probabilities ``[..., k]``.
       count: number of classes, 1 to ``k``.
 
     Returns:
-      Class indices ``[n, count]`` in the order drawn; the first alone is a Gumbel-Max sample.
+      Class indices ``[..., count]`` in the order drawn; the first alone is a Gumbel-Max sample.
 
     Raises:
       ValueError: more classes are asked than exist, or none.
@@ -255,16 +378,18 @@ def gumbel_top_k_log_prob(indices: Int[Array, "n count"], logits: LogitsND) -> F
     return total
 
 
-def conditional_gumbels(key: Key[Array, ""], logits: LogitsND, z: LogitsND) -> LogitsND:
+@sampler
+def conditional_gumbels(key: Key[Array, ""], logits: Logits, z: Logits) -> Logits:
     """Draw ``logits + Gumbel noise`` given that its argmax is the class of ``z``.
 
     Args:
       key: random key, independent of the one that drew ``z``.
-      logits: unnormalised log-probabilities ``[n, k]``.
-      z: one-hot sample ``[n, k]``.
+      logits: unnormalised log-probabilities ``[..., k]``.
+      z: one-hot sample ``[..., k]``.
 
     Returns:
-      Perturbed logits ``[n, k]`` with ``argmax = z``, differentiable in the logits at fixed ``z``.
+      Perturbed logits ``[..., k]`` with ``argmax = z``, differentiable in the logits at a fixed
+      ``z``.
 
     Source: Maddison et al. 2014 ("A* sampling"), truncated Gumbels; computed in log space, where
     the form with exponentials of the literature is NaN at logits of 100. Cost: ``n k`` Gumbels.
@@ -346,23 +471,24 @@ def check_temperature(temperature: Scalar) -> None:
         raise ValueError(f"temperature must be positive; got {temperature}")
 
 
-def temper(scores: LogitsND, temperature: Scalar) -> LogitsND:
+def temper(scores: Logits, temperature: Scalar) -> Logits:
     """``scores / temperature``, its derivative by the temperature finite at infinite scores."""
     check_temperature(temperature)
     certain = jnp.isinf(scores)
     return jnp.where(certain, scores, jnp.where(certain, 0, scores) / temperature)
 
 
-def log_gumbel_softmax(key: Key[Array, ""], logits: LogitsND, temperature: Scalar) -> LogitsND:
+@sampler
+def log_gumbel_softmax(key: Key[Array, ""], logits: Logits, temperature: Scalar) -> Logits:
     """Draw the logarithm of a Gumbel-Softmax sample; exact where the sample itself underflows.
 
     Args:
       key: random key.
-      logits: unnormalised log-probabilities ``[n, k]``.
+      logits: unnormalised log-probabilities ``[..., k]``.
       temperature: positive scalar.
 
     Returns:
-      ``log z [n, k]``, differentiable in logits and temperature, float32 at least.
+      ``log z [..., k]``, differentiable in logits and temperature, float32 at least.
 
     Raises:
       ValueError: the temperature is a Python number and not positive.

@@ -10,23 +10,35 @@ hold each registry entry to them:
 
 1. value law: the surrogate's value is the cost at the sample (the mean over several samples; the
    expectation itself for :func:`exact`);
-2. gradient law: ``jax.grad`` of the surrogate, by anything that ``logits`` or ``f`` closes over,
-   is the gradient estimate.
+2. gradient law: ``jax.grad`` of the surrogate, with respect to anything that ``logits`` or ``f``
+   closes over, is the gradient estimate.
 
 So layers nest by closure, decoders train through the same scalar, and ``jit``, ``vmap``, ``scan``
-and ``grad`` need no rule of their own. Pathwise estimators are samplers first: take
-:func:`gumbel_softmax` or :func:`straight_through` alone into your own code.
+and ``grad`` need no rule of their own. An operator takes ONE example; a minibatch is ::
 
-Learned parts (baselines, control variates) train through the same scalar: its gradient by them is
-that of their own loss, and reaches nothing else. ``gsm.learned`` keeps them for a training loop.
+    jax.vmap(lambda key, logits: rloo(key, logits, f))(jax.random.split(key, 32), logits)
+
+Pathwise estimators are samplers first, of logits with any leading axes ``[..., k]``: take
+:func:`gumbel_softmax` or :func:`straight_through` alone into your own code. In the registry they
+stand for ``f(sampler(key, logits))``.
+
+Every sampler and operator raises TypeError or ValueError, in one line, for logits that are not
+floats or of another rank, for a key that is not one random key, and for a cost that is not a
+scalar.
+
+Learned parts (baselines, control variates) train through the same scalar: its gradient with respect
+to them is that of their own loss, and reaches nothing else. ``gsm.learned`` keeps them for a
+training loop.
 
 To add one: write its function below, then one entry in :data:`ESTIMATORS` at the bottom. The tests
 are parametrised over the registry, so it and the facts stated with it are judged from then on.
 """
 
+import functools
+import inspect
 import math
-from collections.abc import Callable
-from typing import Any, NamedTuple
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple, TypeVar, cast
 
 import jax
 import jax.numpy as jnp
@@ -35,7 +47,7 @@ from jax.lax import stop_gradient
 from jaxtyping import Array, Float, Key
 
 from gsm import distributions
-from gsm.distributions import LogitsND, Scalar, gumbel_max
+from gsm.distributions import Logits, LogitsND, Scalar, gumbel_max, sampler
 
 Cost = Callable[[LogitsND], Float[Array, ""]]
 Surrogate = Float[Array, ""]
@@ -57,7 +69,7 @@ def _(primals, tangents):
 
 
 def carry_gradient(x: Array | float, gradient: Array) -> Float[Array, ""]:
-    """Zero in value; its gradient by the array ``x`` is ``gradient``."""
+    """Zero in value; its gradient with respect to the array ``x`` is ``gradient``."""
     return _carry_gradient(x, stop_gradient(gradient))
 
 
@@ -76,18 +88,19 @@ def _carry_gradient_jvp(primals, tangents):
 _carry_gradient.defjvp(_carry_gradient_jvp, symbolic_zeros=True)
 
 
-# --- Samplers: z [n, k] with a gradient of its own -------------------------------------------
+# --- Samplers: z [..., k] with a gradient of its own -----------------------------------------
 
 
-def straight_through(key: Key[Array, ""], logits: LogitsND) -> LogitsND:
+@sampler
+def straight_through(key: Key[Array, ""], logits: Logits) -> Logits:
     """Draw a one-hot sample whose gradient is that of ``softmax(logits)``.
 
     Args:
       key: random key.
-      logits: unnormalised log-probabilities ``[n, k]``.
+      logits: unnormalised log-probabilities ``[..., k]``.
 
     Returns:
-      Exactly one-hot ``z [n, k]`` in the dtype of the logits.
+      Exactly one-hot ``z [..., k]`` in the dtype of the logits.
 
     Source: Bengio et al. 2013, section 4, with the softmax's Jacobian (Gu et al. 2016, footnote 3).
     Biased; unbiased if f is affine in each variable.
@@ -96,16 +109,17 @@ def straight_through(key: Key[Array, ""], logits: LogitsND) -> LogitsND:
     return _hard_with_gradient_of(gumbel_max(key, logits), soft).astype(logits.dtype)
 
 
-def gumbel_softmax(key: Key[Array, ""], logits: LogitsND, temperature: Scalar = 1.0) -> LogitsND:
+@sampler
+def gumbel_softmax(key: Key[Array, ""], logits: Logits, temperature: Scalar = 1.0) -> Logits:
     """Draw a relaxed one-hot sample, ``softmax((logits + Gumbel noise) / temperature)``.
 
     Args:
       key: random key.
-      logits: unnormalised log-probabilities ``[n, k]``.
+      logits: unnormalised log-probabilities ``[..., k]``.
       temperature: positive scalar; towards 0 samples become one-hot, towards infinity uniform.
 
     Returns:
-      ``z [n, k]`` on the simplex, differentiable in logits and temperature.
+      ``z [..., k]`` on the simplex, differentiable in logits and temperature.
 
     Raises:
       ValueError: the temperature is a Python number and not positive. A traced 0 gives NaN.
@@ -117,29 +131,30 @@ def gumbel_softmax(key: Key[Array, ""], logits: LogitsND, temperature: Scalar = 
     return distributions.softmax(distributions.temper(scores, temperature)).astype(logits.dtype)
 
 
+@sampler
 def decoupled_gumbel_softmax(
     key: Key[Array, ""],
-    logits: LogitsND,
+    logits: Logits,
     temperature: Scalar = 0.5,
     backward_temperature: Scalar = 1.0,
-) -> LogitsND:
+) -> Logits:
     """Draw a relaxed sample at one temperature with the gradient of that at another, same noise.
 
     Args:
       key: random key.
-      logits: unnormalised log-probabilities ``[n, k]``.
+      logits: unnormalised log-probabilities ``[..., k]``.
       temperature: positive scalar, of the sample that f sees.
       backward_temperature: positive scalar, of the gradient.
 
     Returns:
-      ``z [n, k]`` on the simplex, the value of :func:`gumbel_softmax` at ``temperature``.
+      ``z [..., k]`` on the simplex, the value of :func:`gumbel_softmax` at ``temperature``.
 
     Raises:
       ValueError: a temperature is a Python number and not positive.
 
     Source: Shah et al. 2024 (decoupled straight-through Gumbel-Softmax). Equal temperatures give
     :func:`gumbel_softmax`; ``temperature`` towards 0 gives
-    :func:`straight_through_gumbel_softmax`, whose forward pass has none.
+    :func:`st_gumbel_softmax`, whose forward pass has none.
     """
     scores = distributions.perturb(key, logits)
     forward, backward = (
@@ -149,18 +164,17 @@ def decoupled_gumbel_softmax(
     return (stop_gradient(forward) + gradient_only(backward)).astype(logits.dtype)
 
 
-def straight_through_gumbel_softmax(
-    key: Key[Array, ""], logits: LogitsND, temperature: Scalar = 1.0
-) -> LogitsND:
+@sampler
+def st_gumbel_softmax(key: Key[Array, ""], logits: Logits, temperature: Scalar = 1.0) -> Logits:
     """Draw a one-hot sample whose gradient is that of the Gumbel-Softmax sample of the same noise.
 
     Args:
       key: random key.
-      logits: unnormalised log-probabilities ``[n, k]``.
+      logits: unnormalised log-probabilities ``[..., k]``.
       temperature: positive scalar, of the gradient only: the sample's law does not depend on it.
 
     Returns:
-      Exactly one-hot ``z [n, k]`` in the dtype of the logits.
+      Exactly one-hot ``z [..., k]`` in the dtype of the logits.
 
     Raises:
       ValueError: the temperature is a Python number and not positive.
@@ -173,18 +187,18 @@ def straight_through_gumbel_softmax(
     return _hard_with_gradient_of(distributions.one_hot_argmax(scores), soft).astype(logits.dtype)
 
 
-def slope_annealed_straight_through(
-    key: Key[Array, ""], logits: LogitsND, slope: Scalar = 1.0
-) -> LogitsND:
+@sampler
+def slope_annealed_st(key: Key[Array, ""], logits: Logits, slope: Scalar) -> Logits:
     """Draw a one-hot sample whose gradient is that of ``softmax(slope * logits)``.
 
     Args:
       key: random key.
-      logits: unnormalised log-probabilities ``[n, k]``.
-      slope: positive scalar, raised during training; 1 is :func:`straight_through`.
+      logits: unnormalised log-probabilities ``[..., k]``.
+      slope: positive scalar, raised during training. At 1 this is :func:`straight_through`, so it
+        is required.
 
     Returns:
-      Exactly one-hot ``z [n, k]``, drawn from ``softmax(logits)`` whatever the slope.
+      Exactly one-hot ``z [..., k]``, drawn from ``softmax(logits)`` whatever the slope.
 
     Source: Chung et al. 2017 (hierarchical multiscale RNN), section 3.2, whose hard sigmoid becomes
     the softmax. Biased, and more so the steeper it is.
@@ -195,20 +209,21 @@ def slope_annealed_straight_through(
     return _hard_with_gradient_of(gumbel_max(key, logits), soft).astype(logits.dtype)
 
 
+@sampler
 def gumbel_rao(
-    key: Key[Array, ""], logits: LogitsND, temperature: Scalar = 1.0, num_samples: int = 10
-) -> LogitsND:
+    key: Key[Array, ""], logits: Logits, temperature: Scalar = 1.0, num_samples: int = 10
+) -> Logits:
     """Draw a one-hot sample with the mean gradient of ST Gumbel-Softmax given that sample.
 
     Args:
       key: random key.
-      logits: unnormalised log-probabilities ``[n, k]``.
+      logits: unnormalised log-probabilities ``[..., k]``.
       temperature: positive scalar, of the gradient only.
       num_samples: conditional noises averaged; 1 has the law of
-        :func:`straight_through_gumbel_softmax`.
+        :func:`st_gumbel_softmax`.
 
     Returns:
-      Exactly one-hot ``z [n, k]`` in the dtype of the logits.
+      Exactly one-hot ``z [..., k]`` in the dtype of the logits.
 
     Source: Paulus et al. 2021, equation 10. The same mean as ST Gumbel-Softmax and less variance,
     at one evaluation of what follows.
@@ -230,15 +245,16 @@ def gumbel_rao(
     return _hard_with_gradient_of(hard, mean).astype(logits.dtype)
 
 
-def reinmax(key: Key[Array, ""], logits: LogitsND) -> LogitsND:
+@sampler
+def reinmax(key: Key[Array, ""], logits: Logits) -> Logits:
     """Draw a one-hot sample with the second-order straight-through gradient.
 
     Args:
       key: random key.
-      logits: unnormalised log-probabilities ``[n, k]``.
+      logits: unnormalised log-probabilities ``[..., k]``.
 
     Returns:
-      Exactly one-hot ``z [n, k]`` in the dtype of the logits.
+      Exactly one-hot ``z [..., k]`` in the dtype of the logits.
 
     Source: Liu et al. 2023 (ReinMax), the same as the ZGR of Shekhovtsov 2023: half of
     straight-through plus half of DARN around the mean, the limit of Gumbel-Rao at temperature 0.
@@ -254,19 +270,20 @@ def reinmax(key: Key[Array, ""], logits: LogitsND) -> LogitsND:
     return _hard_with_gradient_of(hard, soft).astype(logits.dtype)
 
 
+@sampler
 def gapped_straight_through(
-    key: Key[Array, ""], logits: LogitsND, temperature: Scalar = 1.0, gap: Scalar = 1.0
-) -> LogitsND:
+    key: Key[Array, ""], logits: Logits, temperature: Scalar = 1.0, gap: Scalar = 1.0
+) -> Logits:
     """Draw a one-hot sample with the gradient of a softmax moved to where the sample leads.
 
     Args:
       key: random key.
-      logits: unnormalised log-probabilities ``[n, k]``.
+      logits: unnormalised log-probabilities ``[..., k]``.
       temperature: positive scalar, of the gradient only.
       gap: how far, in logits, the drawn class leads the others in the softmax of the gradient.
 
     Returns:
-      Exactly one-hot ``z [n, k]`` in the dtype of the logits.
+      Exactly one-hot ``z [..., k]`` in the dtype of the logits.
 
     Source: Fan et al. 2022. Biased, of low variance: given the sample nothing is random.
     """
@@ -280,36 +297,102 @@ def gapped_straight_through(
 
 
 def binary_concrete(
-    key: Key[Array, ""], logits: Float[Array, " n"], temperature: Scalar = 1.0
-) -> Float[Array, " n"]:
+    key: Key[Array, ""], logits: Float[Array, "*batch"], temperature: Scalar = 1.0
+) -> Float[Array, "*batch"]:
     """Draw relaxed Bernoulli units, ``sigmoid((logits + logistic noise) / temperature)``.
 
     Args:
       key: random key.
-      logits: log-odds ``[n]``.
+      logits: log-odds ``[...]``.
       temperature: positive scalar.
 
     Returns:
-      Units ``[n]`` in (0, 1): class 0 of :func:`gumbel_softmax` on the two-class logits.
+      Units ``[...]`` in (0, 1): class 0 of :func:`gumbel_softmax` on the two-class logits.
 
     Raises:
       ValueError: the temperature is a Python number and not positive.
 
     Source: Maddison et al. 2017, appendix B.
     """
-    return gumbel_softmax(key, distributions.two_class_logits(logits), temperature)[:, 0]
+    return gumbel_softmax(key, distributions.two_class_logits(logits), temperature)[..., 0]
 
 
-def _in_float32(logits: LogitsND) -> LogitsND:
+def _in_float32(logits: Logits) -> Logits:
     return logits.astype(jnp.promote_types(logits.dtype, jnp.float32))
 
 
-def _hard_with_gradient_of(hard: LogitsND, soft: LogitsND) -> LogitsND:
+def _hard_with_gradient_of(hard: Logits, soft: Logits) -> Logits:
     # This order is exact for every finite value; `soft + hard - stop_gradient(soft)` rounds.
     return stop_gradient(hard).astype(soft.dtype) + gradient_only(soft)
 
 
 # --- Operators: a surrogate scalar from f ----------------------------------------------------
+
+_Function = TypeVar("_Function", bound=Callable[..., Surrogate])
+
+
+def _check_example(logits: Any, name: str) -> None:
+    """Raise unless ``logits`` is one example, ``[n, k]``."""
+    distributions.check_logits(logits, name)
+    if logits.ndim == 2:
+        return
+    remedy = "use logits[None] for one variable"
+    if logits.ndim > 2:
+        remedy = (
+            f"for a minibatch use jax.vmap(lambda key, logits: {name}(key, logits, f))"
+            f"(jax.random.split(key, {logits.shape[0]}), logits)"
+        )
+    raise ValueError(
+        f"{name}: logits must be those of one example, [n, k]; got shape {logits.shape}: {remedy}"
+    )
+
+
+def _scalar_cost(f: Cost, name: str, differentiates: bool) -> Cost:
+    """``f``, which raises unless it gives a scalar, of floats if it is differentiated."""
+
+    def cost(z):
+        try:
+            value = f(z)
+        except ValueError as error:
+            if differentiates and "callbacks do not support JVP" in str(error):
+                without = [other for other, entry in ESTIMATORS.items() if not entry.derivatives]
+                raise ValueError(
+                    f"{name} differentiates f, and f calls back to Python, which has no "
+                    f"derivative; estimators that need none: {', '.join(without)}"
+                ) from error
+            raise
+        if jnp.shape(value) != ():
+            raise ValueError(
+                f"{name}: f must return a scalar for one sample z of shape {z.shape}; it returned "
+                f"shape {jnp.shape(value)}"
+            )
+        if jnp.issubdtype(jnp.result_type(value), jnp.floating):
+            return value
+        if differentiates:
+            raise TypeError(
+                f"{name} differentiates f, which must return a float; it returned "
+                f"{jnp.result_type(value)}"
+            )
+        return jnp.asarray(value, jnp.float32)
+
+    return cost
+
+
+def _operator(function: _Function, differentiates: bool = False) -> _Function:
+    """Decorate an operator with the checks of its key, logits and cost."""
+
+    @functools.wraps(function)
+    def checked(key, logits, f, *arguments, **keywords):
+        name = function.__name__
+        distributions.check_key(key, name)
+        _check_example(logits, name)
+        cost = _scalar_cost(f, name, differentiates)
+        return function(key, jnp.asarray(logits), cost, *arguments, **keywords)
+
+    return cast(_Function, checked)
+
+
+_operator_with_derivatives = functools.partial(_operator, differentiates=True)
 
 MAX_OUTCOMES = 2**16
 
@@ -329,6 +412,7 @@ def exact(logits: LogitsND, f: Cost) -> Surrogate:
 
     Cost: evaluates f ``k ** n`` times, vectorised.
     """
+    _check_example(logits, "exact")
     n, k = logits.shape
     if k**n > MAX_OUTCOMES:
         raise ValueError(
@@ -340,9 +424,10 @@ def exact(logits: LogitsND, f: Cost) -> Surrogate:
     digits = index[:, None] // k ** jnp.arange(n - 1, -1, -1)[None] % k
     outcomes = jax.nn.one_hot(digits, k, dtype=logits.dtype)
     log_q = jax.vmap(lambda z: distributions.log_prob(z, logits))(outcomes)
-    return jnp.sum(jnp.exp(log_q) * jax.vmap(f)(outcomes))
+    return jnp.sum(jnp.exp(log_q) * jax.vmap(_scalar_cost(f, "exact", False))(outcomes))
 
 
+@_operator
 def score_function(
     key: Key[Array, ""],
     logits: LogitsND,
@@ -372,8 +457,9 @@ def score_function(
     return cost + _score_term(distributions.log_prob(z, logits), cost, baseline, variance)
 
 
+@_operator
 def nvil(
-    key: Key[Array, ""], logits: LogitsND, f: Cost, baseline: Scalar, variance: Scalar
+    key: Key[Array, ""], logits: LogitsND, f: Cost, baseline: Scalar, variance: Scalar = 1.0
 ) -> Surrogate:
     """The score function with a learned, input-dependent baseline and a normalised signal.
 
@@ -381,8 +467,9 @@ def nvil(
       key: random key.
       logits: unnormalised log-probabilities ``[n, k]``.
       f: cost of a one-hot sample; need not be differentiable.
-      baseline: ``C(x) + c``, a small network of the input plus a constant. It trains through the
-        surrogate, whose gradient by it is that of ``(f(z) - baseline) ** 2 / 2``: descent with rate
+      baseline: ``C(x) + c``, a small network of the input plus a constant; without it this would be
+        :func:`score_function`, so it is required. It trains through the surrogate, whose gradient
+        with respect to it is that of ``(f(z) - baseline) ** 2 / 2``: descent with rate
         ``1 - decay`` makes c the moving average that the paper has.
       variance: trains alike, towards the mean of ``(f(z) - baseline) ** 2``.
 
@@ -396,6 +483,7 @@ def nvil(
     return score_function(key, logits, f, baseline, variance)
 
 
+@_operator
 def rloo(key: Key[Array, ""], logits: LogitsND, f: Cost, num_samples: int = 4) -> Surrogate:
     """The score function with the mean of the other samples' costs as each sample's baseline.
 
@@ -424,6 +512,7 @@ def rloo(key: Key[Array, ""], logits: LogitsND, f: Cost, num_samples: int = 4) -
     return jnp.mean(costs + signals * gradient_only(log_q))
 
 
+@_operator_with_derivatives
 def darn(
     key: Key[Array, ""],
     logits: LogitsND,
@@ -459,6 +548,7 @@ def darn(
     return cost + _score_term(distributions.log_probs(z, logits), signals, baseline, variance)
 
 
+@_operator_with_derivatives
 def muprop(
     key: Key[Array, ""],
     logits: LogitsND,
@@ -492,6 +582,7 @@ def muprop(
     return cost + score + carry_gradient(mean, slope / _deviation(variance))
 
 
+@_operator_with_derivatives
 def rebar(
     key: Key[Array, ""], logits: LogitsND, f: Cost, temperature: Scalar = 0.5, eta: Scalar = 1.0
 ) -> Surrogate:
@@ -515,27 +606,29 @@ def rebar(
     three evaluations of f and two of its derivative; learning the temperature takes second
     derivatives.
     """
-    return relax(key, logits, f, None, temperature, eta)
+    return _controlled(key, logits, f, None, temperature, eta)
 
 
 def relax(
     key: Key[Array, ""],
     logits: LogitsND,
     f: Cost,
-    control: Cost | None = None,
+    control: Cost,
     temperature: Scalar = 0.5,
-    eta: Scalar | None = None,
+    eta: Scalar | None = 1.0,
 ) -> Surrogate:
     """The score function with a learned function of the relaxed sample as control variate.
 
     Args:
       key: random key.
       logits: unnormalised log-probabilities ``[n, k]``.
-      f: cost of a one-hot sample; a black box if ``eta`` is None, else differentiable inside the
-        simplex too.
-      control: ``c(y)`` of a relaxed sample ``y [n, k]``, such as a small network; none without one.
+      f: cost of a one-hot sample, differentiable and accepting points inside the simplex; any
+        cost of a one-hot sample if ``eta`` is None.
+      control: ``c(y)`` of a relaxed sample ``y [n, k]``, such as a small network; without it this
+        would be :func:`rebar`, so it is required.
       temperature: positive scalar, of the relaxed sample.
-      eta: weight at which f itself joins the control variate, as in :func:`rebar`.
+      eta: weight at which f itself joins the control variate, as in :func:`rebar`; None leaves f
+        out, which may then be a black box.
 
     Returns:
       Surrogate with the value ``f(z)``. Its gradient by ``temperature``, ``eta`` and what
@@ -543,11 +636,33 @@ def relax(
       plus a constant.
 
     Raises:
+      TypeError: the control variate is not a function.
       ValueError: the temperature is a Python number and not positive.
 
     Source: Grathwohl et al. 2018, section 3 and appendix B. Unbiased for every control variate.
-    Cost: evaluates f once and the control variate and its derivative twice.
+    Cost: evaluates f once, and the control variate, f among it unless ``eta`` is None, and its
+    derivative twice.
     """
+    distributions.check_key(key, "relax")
+    _check_example(logits, "relax")
+    if not callable(control):
+        raise TypeError(
+            f"relax needs control, a function of a relaxed sample [n, k]; got {control!r}. Without "
+            f"a control variate of its own it is rebar"
+        )
+    f = _scalar_cost(f, "relax", differentiates=eta is not None)
+    return _controlled(key, jnp.asarray(logits), f, control, temperature, eta)
+
+
+def _controlled(
+    key: Key[Array, ""],
+    logits: LogitsND,
+    f: Cost,
+    control: Cost | None,
+    temperature: Scalar,
+    eta: Scalar | None,
+) -> Surrogate:
+    """The score function with the control variate ``control + eta f`` of the relaxed sample."""
     distributions.check_temperature(temperature)
     temperature = jnp.asarray(temperature, jnp.float32)
     key_sample, key_condition = random.split(key)
@@ -593,6 +708,7 @@ def relax(
     return cost + carry_gradient(logits, estimate) + learns
 
 
+@_operator
 def disarm(key: Key[Array, ""], logits: LogitsND, f: Cost) -> Surrogate:
     """Two antithetic samples of Bernoulli units, their noise integrated out.
 
@@ -613,9 +729,15 @@ def disarm(key: Key[Array, ""], logits: LogitsND, f: Cost) -> Surrogate:
         raise ValueError(f"disarm needs two classes; logits have shape {logits.shape}")
     logits_32 = _in_float32(logits)
     lead = logits_32[:, 0] - logits_32[:, 1]
-    probs = jax.nn.sigmoid(lead)
-    u = distributions.uniform(key, lead.shape, lead.dtype)
-    pair = jnp.stack([u > 1 - probs, u < probs])
+    # The samples are 1[u > 1 - p] and 1[u < p]. Each is compared where u or 1 - u is small, at the
+    # class of probability 1/2 at most: near 1 float32 is too coarse for rare classes.
+    rare = jax.nn.sigmoid(-jnp.abs(lead))
+    u, complement = distributions.uniform_and_complement(key, lead.shape, lead.dtype)
+    pair = jnp.where(
+        lead < 0,
+        jnp.stack([complement < rare, u < rare]),
+        jnp.stack([u >= rare, complement >= rare]),
+    )
     on = jnp.where(jnp.isnan(lead), jnp.nan, pair).astype(logits.dtype)
     costs = jax.vmap(f)(jnp.stack([on, 1 - on], axis=-1))
     differ = pair[0] != pair[1]
@@ -624,6 +746,7 @@ def disarm(key: Key[Array, ""], logits: LogitsND, f: Cost) -> Surrogate:
     return jnp.mean(costs) + carry_gradient(lead, jnp.where(differ, estimate, 0))
 
 
+@_operator
 def local_expectation(key: Key[Array, ""], logits: LogitsND, f: Cost) -> Surrogate:
     """Each variable's expectation enumerated, with the others held at one sample.
 
@@ -657,8 +780,8 @@ def _cost_and_slope(f: Cost, z: LogitsND) -> tuple[Float[Array, ""], LogitsND]:
 def _score_term(log_q: Array, signals: Array, baseline: Scalar, variance: Scalar) -> Surrogate:
     """Zero in value; its gradient is ``signals grad log_q``, centred and normalised.
 
-    By baseline and variance it is that of two least-squares fits: of the baseline to the signals,
-    of the variance to the squares of what the baseline leaves.
+    With respect to baseline and variance it is that of two least-squares fits: of the baseline to
+    the signals, of the variance to the squares of what the baseline leaves.
     """
     remainder = stop_gradient(signals) - baseline
     centred = stop_gradient(remainder)
@@ -719,20 +842,23 @@ def vimco(log_w: Float[Array, " m"], log_q: Float[Array, " m"]) -> Surrogate:
 
 
 class Hyperparams(NamedTuple):
-    """What estimators share, as scalars that may be traced; each reads only what it needs."""
+    """What estimators share, as scalars that may be traced; each reads only what it needs.
 
-    temperature: Scalar = 1.0
+    None: the default of the estimator's own function.
+    """
+
+    temperature: Scalar | None = None
     """Of Gumbel-Softmax; of the gradient for the straight-through kind; of the relaxed sample in
     the control variates of REBAR and RELAX."""
-    backward_temperature: Scalar = 1.0
+    backward_temperature: Scalar | None = None
     """Of the gradient of decoupled Gumbel-Softmax."""
-    baseline: Scalar = 0.0
+    baseline: Scalar | None = None
     """Subtracted from the learning signal of the score function, NVIL, DARN and MuProp."""
-    variance: Scalar = 1.0
+    variance: Scalar | None = None
     """Of that signal, which is divided by ``max(1, sqrt(variance))``."""
-    slope: Scalar = 1.0
+    slope: Scalar | None = None
     """Of slope-annealed straight-through."""
-    eta: Scalar = 1.0
+    eta: Scalar | None = None
     """Weight of f in the control variates of REBAR and RELAX."""
 
 
@@ -740,30 +866,33 @@ Estimator = Callable[[Key[Array, ""], LogitsND, Cost, Hyperparams], Surrogate]
 """An operator that picks its own hyperparameters from the common ones."""
 
 
+@functools.cache
+def _parameters(function: Callable[..., Any]) -> Mapping[str, inspect.Parameter]:
+    return inspect.signature(function).parameters
+
+
 class Entry(NamedTuple):
     """An estimator and what is known of it; the tests hold each fact. Called, it estimates.
 
-    What is not a traced scalar is a keyword of the call: ``num_samples`` of those that average
-    several, ``control`` of RELAX; bind it with ``functools.partial``.
+    ``entry(key, logits, f, Hyperparams(...))`` is the function with the hyperparameters that it
+    reads and its own defaults for the rest. What is not a traced scalar is a keyword of the call:
+    ``num_samples`` of those that average several, ``control`` of RELAX.
     """
 
-    surrogate: Callable[..., Surrogate]
+    function: Callable[..., Any]
+    """A sampler, which stands for ``f(sampler(key, logits))``, or an operator."""
     source: str
     unbiased: str
     """For which f: "any", "quadratic" or "affine" in each variable, "quadratic in Bernoulli units",
     or "none"."""
     choose: str
     """When to choose it."""
-    reads: tuple[str, ...] = ()
-    """The hyperparameters that it reads."""
     evaluations: int | str = 1
     """Of f, for one estimate: a number, or "k ** n", "n * k + 1", "m" samples."""
     derivatives: int = 0
-    """Of f among them that are differentiated by z; 0: f may be a black box."""
+    """Of f among them that are differentiated with respect to z; 0: f may be a black box."""
     learned: tuple[str, ...] = ()
     """Parts that train through the surrogate: baseline, variance, eta, temperature, control."""
-    num_samples: int | None = None
-    """Default of the keyword, for those that average several."""
     relaxed: bool = False
     """Whether f sees a point inside the simplex; else it is one-hot."""
     bernoulli_only: bool = False
@@ -776,13 +905,50 @@ class Entry(NamedTuple):
         hyperparams: Hyperparams = Hyperparams(),  # noqa: B008, immutable
         **keywords: Any,
     ) -> Surrogate:
-        return self.surrogate(key, logits, f, hyperparams, **keywords)
+        given = {name: getattr(hyperparams, name) for name in self.reads}
+        keywords |= {name: value for name, value in given.items() if value is not None}
+        for name, parameter in _parameters(self.function).items():
+            required = parameter.default is parameter.empty
+            if required and name not in ("key", "logits", "f", *keywords):
+                raise ValueError(f"{self.name} needs {name}; see gsm.estimators.{self.name}")
+        if self.is_sampler:
+            distributions.check_key(key, self.name)
+            _check_example(logits, self.name)
+            cost = _scalar_cost(f, self.name, differentiates=True)
+            return cost(self.function(key, logits, **keywords))
+        if "key" in _parameters(self.function):
+            return self.function(key, logits, f, **keywords)
+        return self.function(logits, f, **keywords)
+
+    @property
+    def name(self) -> str:
+        """Of the function."""
+        function = self.function
+        while isinstance(function, functools.partial):
+            function = function.func
+        return function.__name__
 
     @property
     def is_sampler(self) -> bool:
-        """Whether it is f at one sample that has a gradient of its own, and nothing else."""
-        one = self.evaluations == self.derivatives == 1
-        return one and not self.learned and self.num_samples is None
+        """Whether the function is a sampler with a gradient of its own."""
+        return "f" not in _parameters(self.function)
+
+    @property
+    def reads(self) -> tuple[str, ...]:
+        """The hyperparameters that it reads."""
+        return tuple(name for name in Hyperparams._fields if name in _parameters(self.function))
+
+    def default(self, name: str) -> Any:
+        """A parameter's default; None of one that it does not have, or has without a default."""
+        parameter = _parameters(self.function).get(name)
+        if parameter is None or parameter.default is parameter.empty:
+            return None
+        return parameter.default
+
+    @property
+    def num_samples(self) -> int | None:
+        """Default of the keyword, for those that average several."""
+        return self.default("num_samples")
 
     def count_evaluations(self, n: int, k: int, num_samples: int | None = None) -> int:
         """Evaluations of f for one estimate of ``n`` variables with ``k`` classes."""
@@ -799,164 +965,145 @@ class _Registry(dict[str, Entry]):
         raise KeyError(f"unknown estimator {name!r}; the estimators are: {', '.join(self)}")
 
 
-ESTIMATORS = _Registry(
-    exact=Entry(
-        lambda key, logits, f, h: exact(logits, f),
+_ENTRIES = (
+    Entry(
+        exact,
         source="enumeration",
         unbiased="any",
         choose="the outcomes can be counted out",
         evaluations="k ** n",
     ),
-    score_function=Entry(
-        lambda key, logits, f, h: score_function(key, logits, f, h.baseline, h.variance),
+    Entry(
+        score_function,
         source="Williams 1992",
         unbiased="any",
-        reads=("baseline", "variance"),
         choose="f is a black box and one evaluation is all there is",
         learned=("baseline", "variance"),
     ),
-    nvil=Entry(
-        lambda key, logits, f, h: nvil(key, logits, f, h.baseline, h.variance),
+    Entry(
+        nvil,
         source="Mnih & Gregor 2014",
         unbiased="any",
-        reads=("baseline", "variance"),
         choose="as score_function, where the cost differs much from input to input",
         learned=("baseline", "network", "variance"),
     ),
-    darn=Entry(
-        lambda key, logits, f, h: darn(key, logits, f, h.baseline, h.variance),
+    Entry(
+        darn,
         source="Gregor et al. 2014",
         unbiased="quadratic in Bernoulli units",
-        reads=("baseline", "variance"),
         choose="to compare with the paper; reinmax is better founded",
         derivatives=1,
         learned=("baseline", "variance"),
     ),
-    muprop=Entry(
-        lambda key, logits, f, h: muprop(key, logits, f, h.baseline, h.variance),
+    Entry(
+        muprop,
         source="Gu et al. 2016",
         unbiased="any",
-        reads=("baseline", "variance"),
         choose="unbiased at two evaluations, for f close to linear",
         evaluations=2,
         derivatives=1,
         learned=("baseline", "variance"),
     ),
-    straight_through=Entry(
-        lambda key, logits, f, h: f(straight_through(key, logits)),
+    Entry(
+        straight_through,
         source="Bengio et al. 2013",
         unbiased="affine",
         choose="the simplest; nothing to tune",
         derivatives=1,
     ),
-    slope_annealed_st=Entry(
-        lambda key, logits, f, h: f(slope_annealed_straight_through(key, logits, h.slope)),
+    Entry(
+        slope_annealed_st,
         source="Chung et al. 2017",
         unbiased="none",
-        reads=("slope",),
         choose="to compare with the paper; a steeper slope is more biased",
         derivatives=1,
     ),
-    gumbel_softmax=Entry(
-        lambda key, logits, f, h: f(gumbel_softmax(key, logits, h.temperature)),
+    Entry(
+        gumbel_softmax,
         source="Jang et al. 2017",
         unbiased="none",
-        reads=("temperature",),
         choose="f makes sense inside the simplex; low variance, bias falls with the temperature",
         derivatives=1,
         relaxed=True,
     ),
-    decoupled_gumbel_softmax=Entry(
-        lambda key, logits, f, h: f(
-            decoupled_gumbel_softmax(key, logits, h.temperature, h.backward_temperature)
-        ),
+    Entry(
+        decoupled_gumbel_softmax,
         source="Shah et al. 2024",
         unbiased="none",
-        reads=("temperature", "backward_temperature"),
         choose="f wants nearly one-hot samples and the gradient a higher temperature",
         derivatives=1,
         relaxed=True,
     ),
-    st_gumbel_softmax=Entry(
-        lambda key, logits, f, h: f(straight_through_gumbel_softmax(key, logits, h.temperature)),
+    Entry(
+        st_gumbel_softmax,
         source="Jang et al. 2017",
         unbiased="none",
-        reads=("temperature",),
         choose="f must see one-hot samples; gumbel_rao has the same mean and less variance",
         derivatives=1,
     ),
-    rloo=Entry(
-        lambda key, logits, f, h, num_samples=4: rloo(key, logits, f, num_samples),
+    Entry(
+        rloo,
         source="Kool et al. 2019",
         unbiased="any",
         choose="the default for a black box that can be evaluated several times",
         evaluations="m",
-        num_samples=4,
     ),
-    rebar=Entry(
-        lambda key, logits, f, h: rebar(key, logits, f, h.temperature, h.eta),
+    Entry(
+        rebar,
         source="Tucker et al. 2017",
         unbiased="any",
-        reads=("temperature", "eta"),
         choose="unbiased, and f makes sense inside the simplex; measure it beside rloo",
         evaluations=3,
         derivatives=2,
         learned=("eta", "temperature"),
     ),
-    relax=Entry(
-        lambda key, logits, f, h, control=None: relax(
-            key, logits, f, control, h.temperature, h.eta
-        ),
+    Entry(
+        relax,
         source="Grathwohl et al. 2018",
         unbiased="any",
-        reads=("temperature", "eta"),
         choose="as rebar, with a network beside f; the function alone serves black boxes",
         evaluations=3,
         derivatives=2,
         learned=("eta", "temperature", "control"),
     ),
-    gumbel_rao=Entry(
-        lambda key, logits, f, h, num_samples=10: f(
-            gumbel_rao(key, logits, h.temperature, num_samples)
-        ),
+    Entry(
+        gumbel_rao,
         source="Paulus et al. 2021",
         unbiased="none",
-        reads=("temperature",),
         choose="f is dear and its samples must be one-hot",
         derivatives=1,
-        num_samples=10,
     ),
-    reinmax=Entry(
-        lambda key, logits, f, h: f(reinmax(key, logits)),
+    Entry(
+        reinmax,
         source="Liu et al. 2023",
         unbiased="quadratic",
         choose="the default: one evaluation, one-hot samples, small bias, nothing to tune",
         derivatives=1,
     ),
-    gapped_straight_through=Entry(
-        lambda key, logits, f, h: f(gapped_straight_through(key, logits, h.temperature)),
+    Entry(
+        gapped_straight_through,
         source="Fan et al. 2022",
         unbiased="none",
-        reads=("temperature",),
         choose="as straight_through, with a gradient that knows which class was drawn",
         derivatives=1,
     ),
-    disarm=Entry(
-        lambda key, logits, f, h: disarm(key, logits, f),
+    Entry(
+        disarm,
         source="Dong et al. 2020",
         unbiased="any",
         choose="Bernoulli units and a black box",
         evaluations=2,
         bernoulli_only=True,
     ),
-    local_expectation=Entry(
-        lambda key, logits, f, h: local_expectation(key, logits, f),
+    Entry(
+        local_expectation,
         source="Titsias & Lázaro-Gredilla 2015",
         unbiased="any",
         choose="the least variance of the unbiased, where n k + 1 evaluations can be paid",
         evaluations="n * k + 1",
     ),
 )
+ESTIMATORS = _Registry({entry.name: entry for entry in _ENTRIES})
 """Every estimator by name: ``ESTIMATORS[name](key, logits, f, Hyperparams(...)) -> surrogate``."""
 
 RELAXED = frozenset(name for name, entry in ESTIMATORS.items() if entry.relaxed)

@@ -1,8 +1,8 @@
 """The learned parts of estimators, for a training loop: baselines, variances, control variates.
 
-An estimator's surrogate has, by what is learned, the gradient of that part's own loss
-(:mod:`gsm.estimators`), so one backward pass serves the model and them. Here are their parameters,
-how they join an estimator at one example, and the small optimiser that they have of their own.
+The gradient of an estimator's surrogate with respect to what is learned is that of the part's own
+loss (:mod:`gsm.estimators`), so one backward pass serves the model and them. Here are their
+parameters, how they join an estimator at one example, and the small optimiser that they have.
 Each is used first and updated after: an estimate made with statistics of its own batch is biased.
 """
 
@@ -59,7 +59,8 @@ def learned_parts(
       estimator: registry entry.
       input_size: size i of the example that networks read.
       logits_shape: ``(n, k)`` of the variables.
-      initial: hyperparameters at step 0, from which learned ones start.
+      initial: hyperparameters at step 0, from which learned ones start; None: the estimator's own
+        default, a baseline of 0.
       baseline: of the learning signal: "constant" (``hyperparams.baseline``), "moving_average", or
         "network" (a network of the input and a moving average). NVIL has the network whatever is
         asked.
@@ -78,6 +79,11 @@ def learned_parts(
     if "network" in estimator.learned:
         baseline = "network"
     network = ScalarNetwork(tuple(hidden_sizes))
+
+    def start(name):
+        value = getattr(initial, name)
+        return jnp.float32(estimator.default(name) or 0.0 if value is None else value)
+
     sample = jnp.zeros(logits_shape)
 
     def init(key):
@@ -85,7 +91,7 @@ def learned_parts(
         parts: Learned = {}
         moments = {}
         if "baseline" in estimator.learned and baseline != "constant":
-            moments["baseline"] = jnp.float32(initial.baseline)
+            moments["baseline"] = start("baseline")
         if "variance" in estimator.learned and normalize:
             moments["variance"] = jnp.float32(_INITIAL_VARIANCE)
         if moments:
@@ -94,8 +100,8 @@ def learned_parts(
             parts["baseline_network"] = network.init(key_baseline, jnp.zeros(input_size))["params"]
         if "eta" in estimator.learned and learn_control:
             parts["control"] = {
-                "eta": jnp.float32(initial.eta),
-                "log_temperature": jnp.log(jnp.float32(initial.temperature)),
+                "eta": start("eta"),
+                "log_temperature": jnp.log(start("temperature")),
             }
         if "control" in estimator.learned:
             inputs = _control_inputs(sample, jnp.zeros(input_size))

@@ -5,6 +5,10 @@ import re
 import shutil
 from pathlib import Path
 
+# Of each program from the cache jaxlib 0.10.1 logs 3,000 characters, as it takes hints for the
+# compiler for features of the machine.
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+
 import jax
 import pytest
 from jax import random

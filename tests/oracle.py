@@ -76,6 +76,14 @@ BEDS = {
 }
 
 
+REQUIRED = {
+    "nvil": {"baseline": 0.3},
+    "slope_annealed_st": {"slope": 1.5},
+    "relax": {"control": lambda y: jnp.sum(jnp.sin(3 * y[:, 0]) + y[:, -1] ** 2)},
+}
+"""Keywords of the registry entries that have no default for all that they need."""
+
+
 def one_bernoulli_unit():
     """The bed for which the expectations of relaxed estimators are a quadrature."""
     return _bernoulli(_bed(5, 1, 2))

@@ -26,8 +26,8 @@ WEIGHTS = jnp.asarray(BED.cost_weights, jnp.float32)
 
 HARD_SAMPLERS = {
     "straight_through": estimators.straight_through,
-    "straight_through_gumbel_softmax": estimators.straight_through_gumbel_softmax,
-    "slope_annealed_straight_through": estimators.slope_annealed_straight_through,
+    "st_gumbel_softmax": estimators.st_gumbel_softmax,
+    "slope_annealed_st": functools.partial(estimators.slope_annealed_st, slope=1.5),
     "gumbel_rao": estimators.gumbel_rao,
     "reinmax": estimators.reinmax,
     "gapped_straight_through": estimators.gapped_straight_through,
@@ -104,7 +104,7 @@ def test_hard_samples_follow_the_logits(sampler, key):
 
 
 def test_straight_through_gumbel_softmax_uses_the_same_noise_forward_and_backward(key):
-    hard_sampler = functools.partial(estimators.straight_through_gumbel_softmax, temperature=0.7)
+    hard_sampler = functools.partial(estimators.st_gumbel_softmax, temperature=0.7)
     soft_sampler = functools.partial(estimators.gumbel_softmax, temperature=0.7)
     for k in random.split(key, 20):
         hard, soft = hard_sampler(k, LOGITS), soft_sampler(random.clone(k), LOGITS)
@@ -140,7 +140,7 @@ def test_decoupled_gumbel_softmax_lies_between_its_neighbours(key):
     decoupled = estimators.decoupled_gumbel_softmax
     for forward, neighbour in (
         (0.7, functools.partial(estimators.gumbel_softmax, temperature=0.7)),
-        (1e-4, functools.partial(estimators.straight_through_gumbel_softmax, temperature=0.7)),
+        (1e-4, functools.partial(estimators.st_gumbel_softmax, temperature=0.7)),
     ):
         ours = functools.partial(decoupled, temperature=forward, backward_temperature=0.7)
         for operand in (lambda s, k, x: s(k, x), lambda s, k, x: pullback(s, k, x, WEIGHTS)):
@@ -234,7 +234,7 @@ def test_reinmax_of_two_classes_is_darn(monkeypatch, key):
 
 def test_slope_one_is_straight_through(key):
     np.testing.assert_allclose(
-        pullback(estimators.slope_annealed_straight_through, key, LOGITS, WEIGHTS),
+        pullback(functools.partial(estimators.slope_annealed_st, slope=1.0), key, LOGITS, WEIGHTS),
         pullback(estimators.straight_through, random.clone(key), LOGITS, WEIGHTS),
         rtol=1e-6,
     )
@@ -247,7 +247,7 @@ def test_gumbel_rao_has_the_mean_of_st_gumbel_softmax_and_less_variance(key):
         return estimates(lambda k, x: BED.cost(sampler(k, x)), k, 100_000)
 
     key_one, key_other, key_single = random.split(key, 3)
-    plain = sampled(functools.partial(estimators.straight_through_gumbel_softmax), key_one)
+    plain = sampled(functools.partial(estimators.st_gumbel_softmax), key_one)
     averaged = sampled(estimators.gumbel_rao, key_other)
     single = sampled(functools.partial(estimators.gumbel_rao, num_samples=1), key_single)
     oracle.assert_mean(plain - averaged, 0.0)
@@ -256,17 +256,20 @@ def test_gumbel_rao_has_the_mean_of_st_gumbel_softmax_and_less_variance(key):
     np.testing.assert_allclose(single.var(axis=0).sum(), plain.var(axis=0).sum(), rtol=0.05)
 
 
-def test_relax_without_a_control_variate_is_the_score_function(key):
+def test_relax_with_a_constant_control_variate_alone_is_the_score_function(key):
     """At every key: ``f(z) (z - softmax)``, with z recovered from a linear cost."""
 
-    def sample_of(k):
-        return jax.grad(lambda w: estimators.relax(k, LOGITS, lambda z: jnp.sum(w * z)))(WEIGHTS)
+    def dot(w, z):
+        return jnp.sum(w * z)
+
+    def relax(k, x, f):
+        return estimators.relax(k, x, f, lambda y: 0.0 * jnp.sum(y), eta=None)
 
     for k in random.split(key, 10):
-        value, estimate = jax.value_and_grad(lambda x, k=k: estimators.relax(k, x, BED.cost))(
-            LOGITS
+        value, estimate = jax.value_and_grad(lambda x, k=k: relax(k, x, BED.cost))(LOGITS)
+        z = jax.grad(lambda w, k=k: relax(random.clone(k), LOGITS, functools.partial(dot, w)))(
+            WEIGHTS
         )
-        z = sample_of(random.clone(k))
         np.testing.assert_allclose(value, BED.cost(z), rtol=1e-5)
         np.testing.assert_allclose(estimate, value * (z - jax.nn.softmax(LOGITS)), rtol=1e-4)
 
@@ -297,9 +300,9 @@ def test_relax_serves_a_black_box(key):
         return jnp.sum((y @ jnp.arange(3.0) + 1) ** 2)
 
     exact = oracle.exact_gradient(BED.logits, control)
-    alone = estimates(lambda k, x: estimators.relax(k, x, black_box), key, 50_000)
+    alone = estimates(lambda k, x: estimators.score_function(k, x, black_box), key, 50_000)
     helped = estimates(
-        lambda k, x: estimators.relax(k, x, black_box, control), random.key(6), 50_000
+        lambda k, x: estimators.relax(k, x, black_box, control, eta=None), random.key(6), 50_000
     )
     oracle.assert_mean(alone, exact)
     oracle.assert_mean(helped, exact)
@@ -673,11 +676,13 @@ def test_multi_sample_estimators_refuse_one_sample(key):
     "sampler",
     [
         estimators.gumbel_softmax,
-        estimators.straight_through_gumbel_softmax,
+        estimators.st_gumbel_softmax,
         estimators.gumbel_rao,
         estimators.gapped_straight_through,
         estimators.decoupled_gumbel_softmax,
-        lambda key, logits, temperature: estimators.relax(key, logits, jnp.sum, None, temperature),
+        lambda key, logits, temperature: estimators.relax(
+            key, logits, jnp.sum, jnp.sum, temperature
+        ),
     ],
 )
 def test_samplers_refuse_a_temperature_that_is_not_positive(sampler, temperature, key):

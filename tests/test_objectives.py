@@ -131,7 +131,8 @@ def test_a_number_of_samples_that_cannot_be_streamed_is_refused(m, at_once, key)
 
 
 def loss_of(name, kl, model, params, key):
-    return objectives.vae_loss(model, params, key, X, ESTIMATORS[name], HYPERPARAMS, kl)
+    estimator = functools.partial(ESTIMATORS[name].__call__, **oracle.REQUIRED.get(name, {}))
+    return objectives.vae_loss(model, params, key, X, estimator, HYPERPARAMS, kl)
 
 
 @over_shapes

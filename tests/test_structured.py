@@ -1,5 +1,7 @@
 """Structured prediction: two layers of latents, so small that they can be counted out."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -46,7 +48,8 @@ def enumerated(model, params):
 
 def loss(name, model, params, key):
     def at_layer(layer, inputs):
-        return ESTIMATORS[name], Hyperparams(temperature=0.7, baseline=0.5)
+        estimator = functools.partial(ESTIMATORS[name].__call__, **oracle.REQUIRED.get(name, {}))
+        return estimator, Hyperparams(temperature=0.7, baseline=0.5)
 
     return objectives.structured_loss(model, params, key, X, Y, at_layer)
 
