@@ -320,7 +320,11 @@ def check(config: ConfigDict) -> ConfigDict:
 
 def _check_vae(config: ConfigDict) -> str:
     """The objective, once it is known to go with the estimator and the form of the KL term."""
-    hard = (name for name, entry in ESTIMATORS.items() if entry.is_sampler and not entry.relaxed)
+    hard = (
+        name
+        for name, entry in ESTIMATORS.items()
+        if entry.is_sampler and not entry.relaxed and entry.num_samples is None
+    )
     pairs = {"vimco": ("score_function",), "iwae": ("gumbel_softmax", *hard)}
     if config.estimator not in (needed := pairs.get(config.objective, (config.estimator,))):
         raise ConfigError(
