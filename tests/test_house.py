@@ -14,8 +14,9 @@ ROOT = Path(__file__).parent.parent
 # standard one.
 FLOORS = {
     "augmentation": (set(), {"jax", "jaxtyping"}),
+    "xla": (set(), {"jax", "jaxlib"}),
     "distributions": (set(), {"jax", "jaxtyping"}),
-    "estimators": ({"distributions"}, {"jax", "jaxtyping", "numpy"}),
+    "estimators": ({"distributions"}, {"jax", "jaxtyping"}),
     "learned": ({"estimators", "models"}, {"jax", "jaxtyping", "optax"}),
     "convolutions": (set(), {"jax", "jaxtyping"}),
     "diagnostics": (set(), {"jax", "jaxtyping", "numpy"}),
