@@ -75,7 +75,7 @@ def _runs_on_cpu() -> bool:
     """Whether jax computes on a CPU by default; asked before it has started, the likely answer."""
     if xla_bridge.backends_are_initialized():
         return jax.default_backend() == "cpu"
-    if platforms := jax.config.read("jax_platforms"):
+    if platforms := jax.config.jax_platforms:  # type: ignore[attr-defined]
         return platforms.split(",")[0] == "cpu"
     plugins = importlib.metadata.entry_points(group="jax_plugins")
     return not plugins and importlib.util.find_spec("libtpu") is None
