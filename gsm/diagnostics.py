@@ -3,10 +3,35 @@
 Estimates are summed in batches of keys, and every statistic is made of inner products of the
 batches' means. Those of different batches are independent, so squared lengths come out unbiased:
 the mean of n noisy estimates is never exactly at the reference, and its plain distance would be
-read as bias. Error bands are jackknifed over the batches.
+read as bias.
+
+Bands. Squared lengths of single estimates are often heavy-tailed. A jackknife band, symmetric and
+with a quantile of Student's t, then misses high values: it covers the variance of estimates with
+Student's t with 3 degrees of freedom in 72 % to 82 % of measurements. Here the jackknife gives
+pseudo-values of each statistic, one for each batch (Efron and Tibshirani 1993, chapter 11), and the
+quantiles are those of the studentised mean of resampled pseudo-values (bootstrap-t, chapter 12).
+A resample has a fifth of the batches: for heavy tails the bootstrap of the studentised mean is
+consistent only with resamples much smaller than the sample (Hall and LePage 1996). Also:
+
+* variance and 1 - cosine are positive: their bands are on the logarithm;
+* squared bias and 1 - cosine of the mean are squared distances, whose standard error vanishes with
+  them. For one parameter with mean ``x`` and standard error ``s`` the distance is at most
+  ``|x| + q s``, in squares ``x**2 + q (2 |x| s) + q**2 s**2``: the upper end has this last term;
+* quantiles are limited to 5 standard errors, for laws whose large values are rare enough to be
+  missing from most resamples.
+
+Measured coverage of the 95 % bands (200 to 1,000 repetitions for each of 74 cases: 1 to 1,000
+components, 200 to 2,000 keys, biases of 0 to 20 standard errors; normal, exponential, products of
+normals, Student's t with 5 and 3 degrees of freedom, one large value in 50): 94 % to 100 % for all
+statistics, but 90 % to 94 % for the variance with 3 degrees of freedom, whose fourth moment is
+infinite, so that no method is exact. Widths are mostly 1.1 to 1.4 times the range that holds 95 %
+of the values; for the variance at 200 keys of one component 1.9 times (exponential) and 7 times
+(one large value in 50). What no key has shown cannot be covered: where all cosines are 1, the band
+is 1 alone.
 """
 
 import functools
+import math
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
@@ -19,12 +44,15 @@ from jaxtyping import Array, Float, Key
 Gradient = Any
 """A pytree of arrays; a mapping's top level names the groups of parameters."""
 
+_Numbers = Any
+"""A number, or an array of such numbers."""
+
 ALL = "all"
 """The group that holds every parameter."""
 
-# Two-sided 95 % quantile of Student's t with 19 degrees of freedom, for 20 batches.
-NUM_BATCHES = 20
-_QUANTILE = 2.093
+NUM_BATCHES = 40
+_RESAMPLES = 4_000
+_MOST_ERRORS = 5.0
 
 
 class Moments(NamedTuple):
@@ -65,7 +93,7 @@ def moments(
       arguments: arrays, not compiled in: other values of the same shapes do not compile again.
       reference: the exact gradient or a long-run mean, of the same tree.
       key: random key.
-      num_keys: number of estimates, a multiple of ``20 * at_once``.
+      num_keys: number of estimates, a multiple of ``40 * at_once``.
       at_once: estimates that are vectorised together.
 
     Returns:
@@ -75,7 +103,7 @@ def moments(
     Raises:
       ValueError: ``num_keys`` cannot be divided so.
 
-    Cost: ``num_keys`` gradients; memory for 20 of them.
+    Cost: ``num_keys`` gradients; memory for 40 of them.
     """
     each, rest = divmod(num_keys, NUM_BATCHES * at_once)
     if rest or not each:
@@ -85,20 +113,36 @@ def moments(
         )
     keys = random.split(key, (NUM_BATCHES, each, at_once))
     batches = [jax.device_get(measure_batch(gradient, arguments, reference, k)) for k in keys]
-    groups: dict[str, Moments] = {}
+    means = jax.tree.map(
+        lambda *of_batches: np.stack(of_batches), *(mean for mean, _, _ in batches)
+    )
     reference = jax.device_get(reference)
+    groups: dict[str, Moments] = {}
     for name in (*_groups(reference), ALL):
-        means = [_flat(_group(mean, name)) for mean, _, _ in batches]
-        target = _flat(_group(reference, name))
-        stacked = np.stack(means)
+        products, with_reference, squared_reference = _products(
+            _group(means, name), _group(reference, name)
+        )
         groups[name] = Moments(
-            products=stacked @ stacked.T,
-            with_reference=stacked @ target,
-            reference=float(target @ target),
+            products=products,
+            with_reference=with_reference,
+            reference=squared_reference,
             squares=np.array([float(squares[name]) for _, squares, _ in batches]),
             cosines=np.array([float(cosines[name]) for _, _, cosines in batches]),
         )
     return groups
+
+
+def _products(means: Gradient, reference: Gradient) -> tuple[np.ndarray, np.ndarray, float]:
+    """Inner products of the batches' means, of those with the reference, and of it with itself."""
+
+    def of_leaf(mean, target):
+        mean = np.asarray(mean, np.float64).reshape(len(mean), -1)
+        target = np.asarray(target, np.float64).reshape(-1)
+        return mean @ mean.T, mean @ target, target @ target
+
+    leaves = zip(jax.tree.leaves(means), jax.tree.leaves(reference), strict=True)
+    products, with_reference, squared = zip(*(of_leaf(*pair) for pair in leaves), strict=True)
+    return sum(products), sum(with_reference), float(sum(squared))
 
 
 def statistics(m: Moments) -> dict[str, Statistic]:
@@ -111,32 +155,120 @@ def statistics(m: Moments) -> dict[str, Statistic]:
       "cosine": mean cosine of one estimate to the reference.
       "cosine_of_mean": cosine of the mean estimate to the reference.
     """
-    batches = np.arange(len(m.squares))
-    whole = _point(m, batches)
-    left_out = [_point(m, np.delete(batches, i)) for i in batches]
-    result = {}
-    for name, value in whole.items():
-        pseudo = np.array([point[name] for point in left_out])
-        error = np.sqrt((len(batches) - 1) * np.mean((pseudo - pseudo.mean()) ** 2))
-        result[name] = Statistic(value, value - _QUANTILE * error, value + _QUANTILE * error)
-    squared = result.pop("squared_bias")
-    result["bias"] = Statistic(*(float(np.sqrt(max(x, 0.0))) for x in squared))
-    return result
-
-
-def _point(m: Moments, kept: np.ndarray) -> dict[str, float]:
-    """The statistics of some of the batches."""
-    products, count = m.products[np.ix_(kept, kept)], len(kept)
-    squared_mean = (products.sum() - np.trace(products)) / (count * (count - 1))
-    with_reference = m.with_reference[kept].mean()
-    # The cosine of a mean that is not told from zero is not defined: give 0 for it.
-    length = np.sqrt(max(squared_mean, 0.0) * m.reference)
+    count = len(m.squares)
+    each = _Sums(
+        products=2 * m.products.sum(axis=1) - np.diag(m.products),
+        squared_means=np.diag(m.products),
+        with_reference=m.with_reference,
+        squares=m.squares,
+        cosines=m.cosines,
+    )
+    total = _Sums(m.products.sum(), *(x.sum() for x in each[1:]))
+    left_out = _Sums(*(x - y for x, y in zip(total, each, strict=True)))
+    whole = _point(total, count, m.reference)
+    without_one = _point(left_out, count - 1, m.reference)
+    pseudo = {name: count * whole[name] - (count - 1) * without_one[name] for name in whole}
+    # The mean's noise makes its plain distances too long; they serve as scales alone.
+    plain = _distances(total.products / count**2, total.with_reference / count, m.reference)
+    variance = _positive(whole["variance"], pseudo["variance"])
+    bias = _squared_distance(whole["bias"], pseudo["bias"], plain["bias"])
+    cosine = _positive(whole["cosine"], pseudo["cosine"])
+    cosine_of_mean = _squared_distance(
+        whole["cosine_of_mean"], pseudo["cosine_of_mean"], plain["cosine_of_mean"]
+    )
     return {
-        "squared_bias": (squared_mean - 2 * with_reference + m.reference) / m.reference,
-        "variance": (m.squares[kept].mean() - squared_mean) / m.reference,
-        "cosine": float(m.cosines[kept].mean()),
-        "cosine_of_mean": float(with_reference / length) if length > 0 else 0.0,
+        "bias": Statistic(*(float(np.sqrt(max(x, 0.0))) for x in bias)),
+        "variance": variance,
+        "cosine": _cosine(cosine),
+        "cosine_of_mean": _cosine(cosine_of_mean),
     }
+
+
+class _Sums(NamedTuple):
+    """Over batches, or what each batch adds to them."""
+
+    products: _Numbers
+    """Over pairs of batches."""
+    squared_means: _Numbers
+    with_reference: _Numbers
+    squares: _Numbers
+    cosines: _Numbers
+
+
+def _point(sums: _Sums, count: int, reference: float) -> dict[str, _Numbers]:
+    """Variance, 1 - cosine, squared bias and 1 - cosine of the mean, of ``count`` batches."""
+    squared_mean = (sums.products - sums.squared_means) / (count * (count - 1))
+    return {
+        "variance": (sums.squares / count - squared_mean) / reference,
+        "cosine": 1 - sums.cosines / count,
+    } | _distances(squared_mean, sums.with_reference / count, reference)
+
+
+def _distances(
+    squared_mean: _Numbers, with_reference: _Numbers, reference: float
+) -> dict[str, _Numbers]:
+    """Squared bias and 1 - cosine of a mean, from its squared length and its inner product."""
+    # The cosine of a mean that cannot be distinguished from zero is not defined: give 0 for it.
+    length = np.sqrt(np.maximum(squared_mean, 0.0) * reference)
+    cosine = np.where(length > 0, with_reference / np.where(length > 0, length, 1), 0.0)
+    return {
+        "bias": (squared_mean - 2 * with_reference + reference) / reference,
+        "cosine_of_mean": 1 - cosine,
+    }
+
+
+def _positive(value: _Numbers, pseudo: np.ndarray) -> Statistic:
+    """Value and band of a positive statistic, symmetric on the logarithm if its law is."""
+    value = max(float(value), 0.0)  # rounding may make it negative
+    mean, error, resampled, errors = _resampled(pseudo)
+    # Of a resample without a positive mean the logarithm is taken as -infinity.
+    positive = (resampled > 0) & (mean > 0)
+    logarithms = np.log(np.where(positive, resampled, 1) / np.where(positive, mean, 1))
+    low, high = _quantiles(np.where(positive, logarithms * resampled, -np.inf), errors)
+    # The standard error of a mean of positive numbers is at most about that mean.
+    relative = min(float(error) / value, 1.0) if value > 0 else 0.0
+    ends = (value * math.exp(-quantile * relative) for quantile in (high, low))
+    return Statistic(value, *ends)
+
+
+def _squared_distance(value: _Numbers, pseudo: np.ndarray, plain: _Numbers) -> Statistic:
+    """Value and band of a squared distance; ``plain`` is that of the mean with its noise."""
+    mean, error, resampled, errors = _resampled(pseudo)
+    low, high = _quantiles(resampled - mean, errors)
+    # Variance of the mean along the distance, since the error is 2 |x| s. The value had this
+    # subtracted once to be unbiased; the upper end adds it back, and q**2 times more.
+    noise = error**2 / (4 * float(plain)) if plain > 0 else 0.0
+    value = float(value)
+    return Statistic(value, value - high * error, value - low * error + (1 + low**2) * noise)
+
+
+def _cosine(distance: Statistic) -> Statistic:
+    value, high, low = (float(np.clip(1 - x, -1, 1)) for x in distance)
+    return Statistic(value, low, high)
+
+
+def _resampled(pseudo: np.ndarray) -> tuple[_Numbers, _Numbers, _Numbers, _Numbers]:
+    """Mean and standard error of pseudo-values, and those of resamples of a fifth of them."""
+    chosen = pseudo[_choices(len(pseudo))]
+    return (*_mean_and_error(pseudo), *_mean_and_error(chosen))
+
+
+def _mean_and_error(x: np.ndarray) -> tuple[_Numbers, _Numbers]:
+    return x.mean(axis=-1), x.std(axis=-1, ddof=1) / np.sqrt(x.shape[-1])
+
+
+@functools.cache
+def _choices(count: int) -> np.ndarray:
+    return np.random.default_rng(0).integers(count, size=(_RESAMPLES, count // 5))
+
+
+def _quantiles(deviations: np.ndarray, errors: np.ndarray) -> tuple[float, float]:
+    """2.5 % and 97.5 % of deviations in units of their standard errors."""
+    # Deviations without an error are 0 where all pseudo-values are equal.
+    smallest = np.finfo(np.float64).tiny
+    studentised = deviations / np.maximum(errors, smallest)
+    low, high = np.quantile(np.clip(studentised, -_MOST_ERRORS, _MOST_ERRORS), [0.025, 0.975])
+    return float(low), float(high)
 
 
 @functools.partial(jax.jit, static_argnums=0)
@@ -186,8 +318,3 @@ def _groups(gradient: Gradient) -> tuple[str, ...]:
 
 def _group(gradient: Gradient, name: str) -> Gradient:
     return gradient if name == ALL else gradient[name]
-
-
-def _flat(gradient: Gradient) -> np.ndarray:
-    leaves = jax.tree.leaves(gradient)
-    return np.concatenate([np.asarray(x, np.float64).reshape(-1) for x in leaves])
