@@ -1,6 +1,7 @@
 """Rows of measured gradient estimators, and the files that they go into."""
 
 import csv
+import functools
 import io
 import json
 import statistics
@@ -10,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 from jax import random
 
 from experiments import rundir
@@ -54,10 +56,35 @@ def relative_times(
     return {name: value / medians[to] for name, value in medians.items()}
 
 
-def timed(gradient: Callable[..., Any], arguments: tuple, reference: Any, num_keys: int):
-    """A call without arguments that estimates at ``num_keys`` keys, one after the other."""
-    keys = random.split(random.key(0), (num_keys, 1))
-    return lambda: diagnostics.measure_batch(gradient, arguments, reference, keys)
+def timed(loss: Callable[..., jax.Array], arguments: tuple, num_keys: int) -> Callable[[], Any]:
+    """A call without arguments that estimates at keys as training does, one after the other.
+
+    Args:
+      loss: one value, ``loss(key, params, learned, ...)``, whose gradient is the estimate.
+      arguments: those after the key.
+      num_keys: number of estimates.
+
+    Returns:
+      A call that returns the value at each key, and ``(params, learned)`` as they were.
+    """
+    keys = random.split(random.key(0), num_keys)
+    return lambda: _descend(loss, keys, jnp.float32(0), *arguments)
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def _descend(loss: Callable[..., jax.Array], keys, rate, params, learned, *rest):
+    """Gradient descent, a step for each key; the values of the loss.
+
+    Every step needs the value, the whole gradient and the parameters of the step before. So XLA
+    can neither drop a part of an estimate nor compute it once for all keys, though the rate is 0.
+    """
+
+    def step(state, key):
+        value, gradient = jax.value_and_grad(loss, (1, 2))(key, *state, *rest)
+        return jax.tree.map(lambda x, slope: x - rate * slope, state, gradient), value
+
+    state, values = jax.lax.scan(step, (params, learned), keys)
+    return values, state
 
 
 def with_costs(row: Row, evaluations: int, relative_time: float) -> Row:
@@ -65,7 +92,7 @@ def with_costs(row: Row, evaluations: int, relative_time: float) -> Row:
 
     Averaging m estimates divides the variance by m: so times the evaluations of one estimate it is
     the variance that a budget of one evaluation buys, and times the relative time that of one
-    Gumbel-Softmax estimate's time.
+    Gumbel-Softmax estimate's time. Times are of value and gradient, as training computes them.
     """
     row = row | {"evaluations": evaluations, "relative_time": relative_time}
     for name, cost in (("per_evaluation", evaluations), ("per_time", relative_time)):

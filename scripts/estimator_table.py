@@ -55,7 +55,7 @@ def _number(text: str) -> str:
 
 
 def _bias(row: dict[str, Any]) -> str:
-    """The bias, or the bound under which it was not told from 0."""
+    """The bias, or the upper end of its band where it cannot be distinguished from 0."""
     if float(row["bias_low"]) > 0:
         return _number(row["bias"])
     return f"< {max(float(row['bias_high']), 0.01):.2f}"
@@ -143,12 +143,13 @@ minibatch {int(keys):,} times ({_where(CATEGORICAL)}):
 
 {measured_table(categorical)}
 
-*Bias*: distance of the mean estimate from the exact gradient, over its length; "<": not told from
-0, the upper end of its 95 % band. *At equal evaluations of f*: variance times evaluations, which is
-what averaging leaves of a budget of one. *At equal time*: variance times the time of an estimate,
-in units of Gumbel-Softmax's on that machine (of the gradient alone: those that need no value of f
-save it). *Cosine* of one estimate to the exact gradient. `slope_annealed_st` stands at the slope
-that its schedule has there; learned parts had 1,000 steps to adapt to the standing model.
+*Bias*: distance of the mean estimate from the exact gradient, over its length; "<": cannot be
+distinguished from 0, and the number is the upper end of its 95 % band. *At equal evaluations of f*:
+variance times evaluations, which is what averaging leaves of a budget of one. *At equal time*:
+variance times the time of an estimate in units of Gumbel-Softmax's on that machine, where an
+estimate is value and gradient, as in training. *Cosine* of one estimate to the exact gradient.
+`slope_annealed_st` stands at the slope that its schedule has there; learned parts had 1,000 steps
+to adapt to the standing model.
 
 ![All estimators at the end of training, with 95 % bands](../{last_figure})
 

@@ -2,17 +2,21 @@
 
 import contextlib
 import csv
+import functools
 import json
 import re
 import subprocess
 import sys
 from pathlib import Path
 
+import jax
+import jax.numpy as jnp
 import matplotlib.image
 import numpy as np
 import pytest
+from jax import random
 
-from experiments import figures
+from experiments import figures, measurement
 from gsm.estimators import ESTIMATORS
 from scripts import estimator_table
 
@@ -95,12 +99,53 @@ def test_variance_measures_every_estimator_and_what_they_learned(tmp_path):
             assert float(row["temperature"]) != 1  # it learned another
 
 
+def test_what_is_timed_computes_value_and_gradient_anew_at_each_key():
+    """As training does: XLA drops a value that nobody reads, and computes only once what is the
+    same for every key."""
+    computed = {"value": 0, "shared": 0, "learned": 0}
+
+    def count(name, x):
+        def counted(x):
+            computed[name] += 1
+            return x
+
+        return jax.pure_callback(counted, jax.ShapeDtypeStruct(x.shape, x.dtype), x)
+
+    @functools.partial(jax.custom_jvp, nondiff_argnums=(0,))
+    def value(name, x):
+        return count(name, x)
+
+    @value.defjvp
+    def _(name, primals, tangents):  # the gradient does not need the value
+        return value(name, *primals), tangents[0]
+
+    @jax.custom_jvp
+    def slope_of(x):
+        return x
+
+    @slope_of.defjvp
+    def _(primals, tangents):
+        return primals[0], tangents[0] * count("learned", primals[0])
+
+    def loss(key, params, learned, offset):
+        shared = count("shared", jax.lax.stop_gradient(params))
+        return value("value", params * offset) + slope_of(learned) + shared + random.uniform(key)
+
+    call = measurement.timed(loss, (jnp.float32(2), jnp.float32(3), jnp.float32(5)), 7)
+    values, state = jax.block_until_ready(call())
+    assert computed == {"value": 7, "shared": 7, "learned": 7}
+    assert values.shape == (7,)
+    assert len(set(values.tolist())) == 7
+    assert float(jnp.min(values)) >= 2 * 5 + 3 + 2
+    assert [float(x) for x in state] == [2, 3]
+
+
 REFUSED = [
     (["--estimators=disarm"], "config.estimator=disarm needs two classes"),
     (["--estimators=gumbel_max"], "config.estimator must be one of exact, .*; got 'gumbel_max'"),
     (["--steps=5,1"], "--steps must be increasing whole numbers, 0 or more; got 5,1"),
     (["--temperatures=0,1"], "--temperatures must be increasing positive numbers; got 0,1"),
-    (["--keys=30"], "--keys must be a multiple of 20; got 30"),
+    (["--keys=60"], "--keys must be a multiple of 40; got 60"),
     (["--config.objective=vimco", "--config.estimator=score_function"], "leave config.objective="),
 ]
 

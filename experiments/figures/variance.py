@@ -9,7 +9,7 @@ import numpy as np
 
 from experiments.figures.style import ESTIMATOR_COLOURS, INK, QUIET, legend, save
 
-_LEAST = 1e-3  # biases and variances below are not told apart
+_LEAST = 1e-3  # smaller biases and variances are drawn as this
 # Whose gradient goes through the samples; the decoder's goes around them.
 _GROUPS = ("encoder", "maps_0")
 
@@ -24,7 +24,7 @@ def _band(axes, rows: Sequence[Mapping[str, Any]], name: str, over: str, **style
 
 
 def _dots(axes, rows: Sequence[Mapping[str, Any]], name: str, floor: float | None) -> None:
-    """One dot and 95 % bar a row, from top to bottom; a triangle where it is not told from 0."""
+    """One dot and 95 % bar a row, from top to bottom; a triangle where it may be 0."""
     for y, row in enumerate(rows):
         colour = ESTIMATOR_COLOURS[row["estimator"]]
         low, value, high = (row[f"{name}{end}"] for end in ("_low", "", "_high"))
@@ -44,7 +44,7 @@ def _dots(axes, rows: Sequence[Mapping[str, Any]], name: str, floor: float | Non
 def estimators_side_by_side(rows: Sequence[Mapping[str, Any]], title: str, path: Path) -> Path:
     """Bias, variance and cosine of each estimator, its variance at equal cost, in one table."""
     rows = sorted(rows, key=lambda row: row["variance"])
-    floor = _indistinct(rows[0])
+    floor = _smallest_bias(rows[0])
     panels = (
         ("bias", "bias / |gradient|", floor),
         ("variance", "variance / |gradient|²", None),
@@ -70,7 +70,7 @@ def estimators_side_by_side(rows: Sequence[Mapping[str, Any]], title: str, path:
     return save(figure, path)
 
 
-def _indistinct(row: Mapping[str, Any]) -> float:
+def _smallest_bias(row: Mapping[str, Any]) -> float:
     """Biases up to this may be the reference's own error, two of its standard errors."""
     return max(2 * (row.get("reference_error") or 0), _LEAST)
 
@@ -103,7 +103,7 @@ def over_temperature(
                 style = {"color": ESTIMATOR_COLOURS[estimator], "label": estimator}
                 if estimator in swept:
                     _band(ax, of_it, name, "temperature", marker="o", markersize=3, **style)
-                elif not (name == "bias" and of_it[0]["bias_low"] <= _indistinct(of_it[0])):
+                elif not (name == "bias" and of_it[0]["bias_low"] <= _smallest_bias(of_it[0])):
                     ax.axhline(of_it[0][name], linestyle=(0, (4, 2)), linewidth=1, **style)
             ax.set_xscale("log")
             if name != "cosine":
@@ -114,8 +114,8 @@ def over_temperature(
     for (name, label), ax in zip(panels, grid[:, 0], strict=True):
         ax.set_ylabel(label, fontsize=9)
         if name != "cosine":
-            told = [row[name] for row in rows if row[f"{name}_low"] > 0]
-            ax.set_ylim(max(min(told) / 2, _LEAST), 1.5 * max(told))
+            positive = [row[name] for row in rows if row[f"{name}_low"] > 0] or [1.0]
+            ax.set_ylim(max(min(positive) / 2, _LEAST), 1.5 * max(positive))
     legend(figure, grid, "lines: over the temperature\ndashes: without one, or learned")
     return save(figure, path)
 
@@ -128,11 +128,11 @@ def draw_variance(rows: Sequence[Mapping[str, Any]], folder: Path) -> list[Path]
     for step in sorted({row["step"] for row in rows}):
         at_schedule = [row for row in rows if row["step"] == step and row["at"] == "schedule"]
         reference = at_schedule[0]["reference"]
-        about = f"reference: {reference}. Triangle: bias not told from 0, its upper end"
+        about = f"reference: {reference}. Triangle: bias that may be 0, its upper end"
         if reference != "exact":
             about = (
                 f"reference: mean of {reference}, which is grey's width from the truth. Triangle: "
-                "bias not told from 0"
+                "bias that may be 0"
             )
         title = (
             f"Gradient by {group} at step {step:,}, {at_schedule[0]['keys']:,} estimates each; "
@@ -189,7 +189,7 @@ def draw_toy(
     ]  # fmt: skip
     title = (
         f"E (b - {target:g})² at P(b = 1) = 0.5, {rows[0]['keys']:,} estimates each; 95 % bands. "
-        "Triangle: bias not told from 0, its upper end"
+        "Triangle: bias that may be 0, its upper end"
     )
     return [*paths, estimators_side_by_side(middle, title, folder / "estimators.png")]
 
