@@ -23,7 +23,7 @@ from experiments.config import quieten_libraries
 from experiments.console import say
 from experiments.measurement import Row
 from gsm import training
-from gsm.distributions import two_class_logits
+from gsm.distributions import Scalar, two_class_logits
 from gsm.estimators import ESTIMATORS, Entry, Hyperparams, exact
 from gsm.learned import LearnedParts, learned_parts
 
@@ -49,11 +49,14 @@ def _cost(target: float, z: jax.Array) -> jax.Array:
     return (z[0, 0] - target) ** 2
 
 
+def _hyperparams(temperature: Scalar) -> Hyperparams:
+    return Hyperparams(temperature=temperature, slope=1.0)  # no schedule of the slope
+
+
 def _parts(entry: Entry) -> LearnedParts:
     """What it learns, at rates that serve costs of one tenth."""
     return learned_parts(
-        entry, 1, (1, 2), Hyperparams(temperature=_TEMPERATURE), hidden_sizes=(10,),
-        learning_rate=0.01,
+        entry, 1, (1, 2), _hyperparams(_TEMPERATURE), hidden_sizes=(10,), learning_rate=0.01
     )  # fmt: skip
 
 
@@ -67,7 +70,7 @@ def _program(target: float, parts: LearnedParts, start: float) -> training.Progr
         init=lambda key: (jnp.float32(start), parts.init(key)),
         loss=loss,
         prepare=lambda key, x: x,
-        hyperparams=lambda step, settings: Hyperparams(temperature=settings["temperature"]),
+        hyperparams=lambda step, settings: _hyperparams(settings["temperature"]),
         optimizer=optax.scale_by_adam(),
         learned_optimizer=parts.optimizer,
         batch_size=1,
@@ -109,7 +112,7 @@ def variance_rows(names: list[str], target: float, keys: int) -> list[Row]:
 
             swept = "temperature" in entry.reads and "control" not in state.learned
             for temperature in _TEMPERATURES if swept else (_TEMPERATURE,):
-                arguments = (point, state.learned, Hyperparams(temperature=temperature))
+                arguments = (point, state.learned, _hyperparams(temperature))
                 (row,) = measurement.measure(
                     gradient, arguments, reference, random.key(2), keys, _AT_ONCE
                 )
