@@ -193,6 +193,25 @@ def test_the_toy_reaches_its_optimum_by_unbiased_gradients_alone(tmp_path):
     assert_figures(out, "temperature", "optimisation", "estimators")
 
 
+def test_the_toy_has_all_that_every_estimator_needs():
+    """Shapes alone: the command trains every estimator, which takes minutes."""
+    code = """
+import functools, jax, jax.numpy as jnp
+from experiments import toy
+from gsm import training
+from gsm.estimators import ESTIMATORS
+
+for entry in ESTIMATORS.values():
+    program = toy._program(0.45, toy._parts(entry), 0.0)
+    state = training.init_state(program, jax.random.key(0))
+    step = functools.partial(training.train_step, program)
+    after, loss = jax.eval_shape(step, jnp.zeros((1, 1)), toy._settings(0.1, 0.5), state)
+    assert after.params.shape == loss.shape == ()
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+
+
 def test_toy_refuses_a_number_of_keys_that_makes_no_even_batches():
     ended = command("toy", "--keys=30000")
     assert ended.returncode == 1
