@@ -1,5 +1,6 @@
 """Every config builds, and trains a smoke interval of its own model on real digits."""
 
+import inspect
 from pathlib import Path
 
 import jax
@@ -9,7 +10,7 @@ from jax import random
 
 from experiments import config as configuration
 from experiments import points, tasks
-from gsm import data, estimators, training
+from gsm import data, training
 from gsm.estimators import BERNOULLI_ONLY, ESTIMATORS, RELAXED
 from gsm.objectives import KL_FORMS
 
@@ -189,13 +190,14 @@ def test_choices_that_cannot_be_had_together_are_told_in_one_line(fields, told):
 @pytest.mark.parametrize(("estimator", "m"), [("rloo", 2), ("rloo", 0), ("gumbel_rao", 3)])
 def test_num_samples_reaches_the_estimator(estimator, m, digits, monkeypatch):
     seen = []
-    real = getattr(estimators, estimator)
+    entry = ESTIMATORS[estimator]
 
-    def spy(*arguments):
-        seen.append(arguments[-1])
-        return real(*arguments)
+    def spy(*arguments, **keywords):
+        seen.append(keywords["num_samples"])
+        return entry.function(*arguments, **keywords)
 
-    monkeypatch.setattr(estimators, estimator, spy)
+    spy.__signature__ = inspect.signature(entry.function)
+    monkeypatch.setitem(ESTIMATORS, estimator, entry._replace(function=spy))
     task = tasks.build(with_fields(estimator=estimator, num_samples=m), digits)
     state = training.init_state(task.program, random.key(0))
     jax.eval_shape(lambda s: training.train_step(task.program, task.train, task.settings, s), state)
