@@ -146,10 +146,9 @@ minibatch {int(keys):,} times ({_where(CATEGORICAL)}):
 *Bias*: distance of the mean estimate from the exact gradient, over its length; "<": cannot be
 distinguished from 0, and the number is the upper end of its 95 % band. *At equal evaluations of f*:
 variance times evaluations, which is what averaging leaves of a budget of one. *At equal time*:
-variance times the time of an estimate in units of Gumbel-Softmax's on that machine. These rows were
-measured when the command timed the gradient alone, so the estimators that need the value of f, such
-as `score_function`, cost less in training than they say, and when bands were a jackknife's, which
-are too narrow for heavy tails; measured again, times are of value and gradient. *Cosine* of one
+variance times the time of an estimate in units of Gumbel-Softmax's on that machine, where an estimate
+is a value and its gradient, as training computes them. Bands are bootstrap-t bands over groups of
+draws ([`gsm/diagnostics.py`](../gsm/diagnostics.py)). *Cosine* of one
 estimate to the exact gradient. `slope_annealed_st` stands at the slope that its schedule has there;
 learned parts had 1,000 steps to adapt to the standing model.
 
