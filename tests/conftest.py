@@ -91,7 +91,6 @@ _SLOW_CASES = re.compile(
     r"|test_value_and_derivatives_are_those_of_jax\[\((4|2), .*"
     r"|test_unbiased_estimators_have_the_gradient_of_marginalisation\[score"
     r"|test_constant_channels_are_channels\[True"
-    r"|test_a_sweep_may_maximize_a_measure"
 )
 
 
