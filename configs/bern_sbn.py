@@ -6,11 +6,11 @@ The lower half of a digit from the upper one: a sigmoid belief network of two st
 With binarized_mnist 59.0 nats on the test set (results/table1; the paper's curve: 59.1).
 """
 
-from configs import defaults
+from experiments.tasks import sbn
 
 
 def get_config(dataset: str = "mnist"):
-    config = defaults.sbn(dataset)
+    config = sbn.default_config(dataset)
     config.model.num_latents = 200
     config.model.num_classes = 2
     config.optimizer.learning_rate = 3e-3

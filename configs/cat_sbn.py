@@ -6,10 +6,10 @@ The lower half of a digit from the upper one, linear maps between the layers, te
 binarized_mnist 59.7 nats on the test set (results/table1; the paper's curve: 62.0).
 """
 
-from configs import defaults
+from experiments.tasks import sbn
 
 
 def get_config(dataset: str = "mnist"):
-    config = defaults.sbn(dataset)
+    config = sbn.default_config(dataset)
     config.optimizer.learning_rate = 3e-3
     return config

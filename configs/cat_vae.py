@@ -6,8 +6,8 @@ Two and a half minutes on 2 CPU cores; 103.7 nats on the test set (the paper's c
 argument after the colon is the dataset (default mnist, binarised once).
 """
 
-from configs import defaults
+from experiments.tasks import vae
 
 
 def get_config(dataset: str = "mnist"):
-    return defaults.vae(dataset)
+    return vae.default_config(dataset)

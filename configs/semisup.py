@@ -5,11 +5,11 @@
 ``--config.estimator=exact`` is inference by marginalisation over the class.
 """
 
-from configs import defaults
+from experiments.tasks import semisupervised
 
 
 def get_config(dataset: str = "mnist"):
-    config = defaults.semisupervised(dataset)
+    config = semisupervised.default_config(dataset)
     if dataset == "digits":
         config.num_steps = 300
         config.eval_every = 100

@@ -1,12 +1,12 @@
 """Run many experiments: ``python -m experiments.sweep --sweep=configs/sweeps/annealing.py:digits``.
 
 A sweep file lists points, each a config with some fields overridden (``configs/sweeps``). A point's
-folder is named by the hash of its resolved config, so the same command again goes on where it
-stopped: finished points are skipped, others continue from their checkpoint. A killed run is started
+folder is named by the hash of its resolved config, so the same command resumes the sweep: finished
+points are skipped, others resume from their checkpoint. A killed run is started
 again; a point that fails is reported with its error and does not end the sweep. The table
 ``sweep.csv`` is written anew after each point; at the end come the best point by validation, with
-its test bound, and a figure over the swept fields. Points whose temperature or slope is the same at
-every step of the run are one run: it is trained once, and ``same_run_as`` in the table names it.
+its test metrics, and a figure over the swept fields. Points whose temperature or slope is the same
+at every step of the run are one run: it is trained once, and ``same_run_as`` in the table names it.
 
 Points that differ in seeds and float settings only can share a program, with ``vmap`` over them
 (``--together``): the way of accelerators. On CPUs one process per core, each pinned to its core, is
@@ -25,12 +25,12 @@ import subprocess
 import sys
 from pathlib import Path
 
-from absl import app, flags
+from absl import flags
 
-from experiments import config as configuration
-from experiments import outcomes, points, workers
-from experiments.config import ConfigError
-from experiments.console import say
+from experiments.running import command_line
+from experiments.running.terminal import say
+from experiments.sweeping import outcomes, points, workers
+from experiments.tasks.checks import ConfigError
 
 _SWEEP = flags.DEFINE_string("sweep", None, "Sweep file, with its argument.", required=True)
 _WORKDIR = flags.DEFINE_string("workdir", None, "Folder; default: runs/sweep-SWEEP-ARGUMENT.")
@@ -56,25 +56,19 @@ _RETRIES = flags.DEFINE_integer(
 )
 
 
-def main(argv: list[str]) -> None:
-    del argv
-    configuration.quieten_libraries()
-    try:
-        sweep = points.load_sweep(_SWEEP.value, _NUM_STEPS.value)
-        if _PILOT_STEPS.value and not sweep.pilot:
-            raise ConfigError(f"--pilot_steps: {_SWEEP.value} names no fields in PILOT")
-        place = _place()
-    except ConfigError as error:
-        sys.exit(f"error: {error}")
+def main() -> None:
+    sweep = points.load_sweep(_SWEEP.value, _NUM_STEPS.value)
+    if _PILOT_STEPS.value and not sweep.pilot:
+        raise ConfigError(f"--pilot_steps: {_SWEEP.value} names no fields in PILOT")
+    place = _place()
     path, _, argument = _SWEEP.value.partition(":")
     default = "-".join(filter(None, ("sweep", Path(path).stem, argument)))
     workdir = Path(_WORKDIR.value or f"runs/{default}")
     workdir.mkdir(parents=True, exist_ok=True)
     together = _TOGETHER.value or (64 if _accelerated(place) else 1)
     run = functools.partial(
-        outcomes.run, workdir=workdir, place=place, maximize=sweep.maximize, together=together,
-        retries=_RETRIES.value,
-    )  # fmt: skip
+        outcomes.run, workdir=workdir, place=place, together=together, retries=_RETRIES.value
+    )
     full, failed = sweep.points, 0
     try:
         if _PILOT_STEPS.value:
@@ -82,18 +76,16 @@ def main(argv: list[str]) -> None:
             ended = run(short, name="pilots")
             failed += sum(one.result is None for one in ended)
             costs = {
-                points.pilot_key(sweep, one.point): value
+                points.pilot_key(sweep, one.point): cost
                 for one in ended
-                if (value := outcomes.cost(one, sweep.maximize)) is not None
+                if (cost := outcomes.cost(one)) is not None
             }
             full = points.chosen(sweep, costs)
             if not full:
                 sys.exit(f"all {len(short)} pilots failed; logs in {workdir / 'logs'}")
         ended = run(full)
-    except ConfigError as error:
-        sys.exit(f"error: {error}")
     except KeyboardInterrupt:
-        say("run the same command to go on")
+        say("the same command resumes the sweep")
         sys.exit(130)
     if failed := failed + sum(one.result is None for one in ended):
         sys.exit(f"{failed} points failed; logs in {workdir / 'logs'}")
@@ -117,7 +109,7 @@ def _place() -> workers.Workers | None:
     try:
         return workers.RayWorkers(_WORKERS.value)
     except ImportError:
-        raise ConfigError("--backend=ray needs Ray: install the extra gsm[sweep]") from None
+        raise ConfigError("--backend=ray needs Ray: install the extra gsm-jax[sweep]") from None
     except ConnectionError as error:
         raise ConfigError(f"--backend=ray: {error}") from None
 
@@ -136,4 +128,4 @@ def _devices() -> tuple[str, int]:
 
 
 if __name__ == "__main__":
-    app.run(main)
+    command_line.run(main)

@@ -7,18 +7,17 @@ one-hot vector to the uniform one, while the expectation leaves the class probab
 """
 
 import functools
-import sys
 from pathlib import Path
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from absl import app, flags
+from absl import flags
 from jax import random
 
-from experiments import figures, measurement
-from experiments.config import quieten_libraries
-from experiments.measurement import Row
+from experiments import figures
+from experiments.running import command_line, measuring
+from experiments.running.measuring import Row
 from gsm.distributions import gumbel_max
 from gsm.estimators import gumbel_softmax
 
@@ -54,30 +53,16 @@ def rows_of(
     return rows
 
 
-def _positive(flag: flags.FlagHolder, least: int) -> list[float]:
-    try:
-        numbers = [float(text) for text in flag.value]
-    except ValueError:
-        numbers = []
-    if len(numbers) < least or not all(0 < x < float("inf") for x in numbers):
-        sys.exit(
-            f"error: --{flag.name} must be {least} or more positive numbers; "
-            f"got {','.join(flag.value)}"
-        )
-    return numbers
-
-
-def main(argv: list[str]) -> None:
-    del argv
-    quieten_libraries()
-    weights = _positive(_PROBABILITIES, 2)
-    probabilities = [weight / sum(weights) for weight in weights]
-    temperatures = _positive(_TEMPERATURES, 1)
-    rows = rows_of(probabilities, temperatures, _DRAWS.value, _SAMPLES.value)
+def main() -> None:
+    weights = command_line.numbers(_PROBABILITIES, float, 1e-9, least=2, increasing=False)
+    temperatures = command_line.numbers(_TEMPERATURES, float, 1e-6, least=1)
+    rows = rows_of(
+        [weight / sum(weights) for weight in weights], temperatures, _DRAWS.value, _SAMPLES.value
+    )
     out = Path(_OUT.value)
-    measurement.write(out, "temperature", rows, {"draws": _DRAWS.value})
+    measuring.write(out, "temperature", rows, {"draws": _DRAWS.value})
     print(figures.gumbel_softmax_over_temperature(rows, out / "temperature.png"))
 
 
 if __name__ == "__main__":
-    app.run(main)
+    command_line.run(main)

@@ -9,22 +9,19 @@ says how much it asked for.
 """
 
 import os
-import statistics
-import sys
-import time
 from pathlib import Path
 from typing import Any
 
 import jax
 import numpy as np
-from absl import app, flags
+from absl import flags
 from jax import random
 
-from experiments import config as configuration
-from experiments import figures, measurement, tasks
-from experiments.config import ConfigError
-from experiments.measurement import Row
-from gsm import data, training
+from experiments import data, figures
+from experiments.running import command_line, loop, measuring, training
+from experiments.running import config as configuration
+from experiments.running.measuring import Row
+from gsm import diagnostics
 
 _CONFIG = flags.DEFINE_string("config", "configs/semisup.py", "Config file of the networks.")
 _CLASSES = flags.DEFINE_list("classes", ["5", "10", "100", "1000"], "Numbers of classes.")
@@ -70,9 +67,10 @@ class _Training:
         config.labels.number = num_classes * -(-_BATCH.value // num_classes)
         config.labels.batch_size = _BATCH.value
         dataset = with_random_labels(data.load("digits"), num_classes)
-        self._task = tasks.build(configuration.check(config), dataset)
-        self._state = training.init_state(self._task.program, random.key(0))
-        self._arguments = self._task.train, self._task.settings, self._state
+        experiment = loop.build(configuration.check(config), dataset)
+        self._program = experiment.program
+        state = training.init_state(experiment.program, random.key(0))
+        self._arguments = experiment.task.train, experiment.settings, state
         self._compile(1)
         analysis = self._compiled.memory_analysis()
         self.bytes = 0  # not known on every device
@@ -80,22 +78,18 @@ class _Training:
             self.bytes = analysis.temp_size_in_bytes + analysis.argument_size_in_bytes
 
     def _compile(self, steps: int) -> None:
-        self._steps = steps
-        lowered = training.run_interval.lower(self._task.program, steps, *self._arguments)
+        self.steps = steps
+        lowered = training.run_interval.lower(self._program, steps, *self._arguments)
         self._compiled = lowered.compile()
+
+    def __call__(self) -> Any:
+        return self._compiled(*self._arguments)
 
     def prepare(self, seconds: float) -> None:
         """Make a call last about so long."""
-        self.seconds_of_step()  # the first one is slower
-        steps = max(1, round(seconds / self.seconds_of_step()))
-        if steps > 1:
+        (of_step,) = diagnostics.interleaved({"step": self}, rounds=1).values()
+        if (steps := max(1, round(seconds / of_step))) > 1:
             self._compile(steps)
-            self.seconds_of_step()
-
-    def seconds_of_step(self) -> float:
-        start = time.perf_counter()
-        jax.block_until_ready(self._compiled(*self._arguments))
-        return (time.perf_counter() - start) / self._steps
 
 
 def available_bytes() -> int:
@@ -134,11 +128,8 @@ def measure(num_classes: int) -> list[Row]:
             print(f"K = {num_classes:,}, {name}: {row['error']}", flush=True)
             continue
         running[estimator] = one
-    times: dict[str, list[float]] = {estimator: [] for estimator in running}
-    for _ in range(_ROUNDS.value):
-        for estimator, one in running.items():
-            times[estimator].append(one.seconds_of_step())
-    medians = {estimator: statistics.median(values) for estimator, values in times.items()}
+    seconds = diagnostics.interleaved(running, rounds=_ROUNDS.value)
+    medians = {estimator: seconds[estimator] / one.steps for estimator, one in running.items()}
     for row in rows:
         estimator = row["inference"]
         row.setdefault("error", None)
@@ -153,7 +144,7 @@ def _gib(size: int) -> str:
     return f"{size / 2**30:.1f} GiB"
 
 
-def _tell(rows: list[Row]) -> None:
+def _print(rows: list[Row]) -> None:
     for row in rows:
         if row["steps_per_second"] is None:
             continue
@@ -173,34 +164,16 @@ def _tell(rows: list[Row]) -> None:
         print(f"  marginalisation takes {ratio:.2f} times as long")
 
 
-def _numbers() -> list[int]:
-    try:
-        numbers = [int(text) for text in _CLASSES.value]
-    except ValueError:
-        numbers = []
-    if not numbers or min(numbers) < 2:
-        raise ConfigError(
-            f"--classes must be whole numbers from 2 on, such as 5,10; got "
-            f"{','.join(_CLASSES.value)}"
-        )
-    return numbers
-
-
-def main(argv: list[str]) -> None:
-    del argv
-    configuration.quieten_libraries()
+def main() -> None:
     rows: list[dict[str, Any]] = []
-    try:
-        for num_classes in _numbers():
-            of_number = measure(num_classes)
-            _tell(of_number)
-            rows += of_number
-    except ConfigError as error:
-        sys.exit(f"error: {error}")
+    for num_classes in command_line.numbers(_CLASSES, int, 2, least=1):
+        of_number = measure(num_classes)
+        _print(of_number)
+        rows += of_number
     out = Path(_OUT.value)
-    measurement.write(out, "timing", rows, {"config": _CONFIG.value})
+    measuring.write(out, "timing", rows, {"config": _CONFIG.value})
     print(figures.draw_timing(rows, out / "timing.png"))
 
 
 if __name__ == "__main__":
-    app.run(main)
+    command_line.run(main)

@@ -1,33 +1,37 @@
 """The toy problem of Tucker et al. 2017: minimise ``E (b - 0.45) ** 2`` over one Bernoulli unit.
 
     python -m experiments.toy
+    python -m experiments.toy --units=128 --power=1.5 --out=runs/polynomial
 
 Everything is known exactly here: each estimator's bias and variance over the temperature, at three
 probabilities, and where descent on its gradients ends. The optimum is ``b = 0`` for sure; a biased
-estimator can stop elsewhere. Rows go to ``variance.csv`` and ``curves.csv``, figures beside them.
+estimator can stop elsewhere. ``--units`` and ``--power`` make the polynomial problems of Liu et al.
+2023 (ReinMax) of it. Rows go to ``variance.csv`` and ``curves.csv``, figures beside them. The
+problem is the task ``polynomial``.
 """
 
 import functools
-import sys
 from pathlib import Path
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
-from absl import app, flags
+from absl import flags
 from jax import random
+from ml_collections import ConfigDict
 
-from experiments import figures, measurement
-from experiments.config import quieten_libraries
-from experiments.console import say
-from experiments.measurement import Row
-from gsm import training
-from gsm.distributions import Scalar, two_class_logits
-from gsm.estimators import ESTIMATORS, Entry, Hyperparams, exact
-from gsm.learned import LearnedParts, learned_parts
+from experiments import figures
+from experiments.running import command_line, loop, measuring, training
+from experiments.running import config as configuration
+from experiments.running.measuring import Row, Subject
+from experiments.running.terminal import say
+from experiments.tasks import polynomial
+from experiments.tasks.checks import ConfigError
+from gsm.registry import ESTIMATORS
 
-_TARGET = flags.DEFINE_float("target", 0.45, "t of (b - t) ** 2.", 0.0, 1.0)
+_TARGET = flags.DEFINE_float("target", 0.45, "t of |b - t| ** power.", 0.0, 1.0)
+_POWER = flags.DEFINE_float("power", 2.0, "p of |b - t| ** p.", 1.0)
+_UNITS = flags.DEFINE_integer("units", 1, "Units, over which the cost is the mean.", 1)
 _KEYS = flags.DEFINE_integer("keys", 1_000_000, "Estimates of each, a multiple of 20,000.", 20_000)
 _STEPS = flags.DEFINE_integer("steps", 2_000, "Optimisation steps.", lower_bound=1)
 _SEEDS = flags.DEFINE_integer("seeds", 100, "Runs of each estimator.", lower_bound=2)
@@ -37,132 +41,80 @@ _ESTIMATORS = flags.DEFINE_multi_enum(
 _OUT = flags.DEFINE_string("out", "runs/toy", "Folder.")
 
 _LOGITS = (-1.0, 0.0, 1.0)
-_TEMPERATURES = (0.05, 0.1, 0.2, 0.5, 1.0, 2.0)
+_TEMPERATURES = (0.05, 0.1, 0.2, 1.0, 2.0)
 _TEMPERATURE = 0.5  # of the optimisation, and where learned ones start
 _LEARNING_RATE = 0.02
 _SCAN = 20  # steps between two points of a curve
 _AT_ONCE = 500
-_NO_INPUT = jnp.zeros(1)
 
 
-def _cost(target: float, z: jax.Array) -> jax.Array:
-    return (z[0, 0] - target) ** 2
+def config_of(target: float, power: float, units: int) -> ConfigDict:
+    """The config of the task: rates that serve costs of one tenth, and constant schedules."""
+    config = polynomial.default_config()
+    config.model.target, config.model.power, config.model.num_units = target, power, units
+    config.model.init_scale = 0.0
+    config.seed = 1  # of the learned parts as they adapt; descents have seeds of their own
+    config.batch_size = 1
+    config.optimizer.learning_rate = _LEARNING_RATE
+    config.temperature.initial = config.temperature.floor = _TEMPERATURE
+    config.slope.rate = 0.0
+    config.learned.hidden_sizes = (10,)
+    config.learned.learning_rate = 0.01
+    return configuration.check(config)
 
 
-def _hyperparams(temperature: Scalar) -> Hyperparams:
-    return Hyperparams(temperature=temperature, slope=1.0)  # no schedule of the slope
-
-
-def _parts(entry: Entry) -> LearnedParts:
-    """What it learns, at rates that serve costs of one tenth."""
-    return learned_parts(
-        entry, 1, (1, 2), _hyperparams(_TEMPERATURE), hidden_sizes=(10,), learning_rate=0.01
-    )  # fmt: skip
-
-
-def _program(target: float, parts: LearnedParts, start: float) -> training.Program:
-    def loss(logit, learned, key, x, hyperparams):
-        estimator, hyperparams = parts.attach(learned, x, hyperparams)
-        logits = two_class_logits(logit[None])
-        return estimator(key, logits, functools.partial(_cost, target), hyperparams)
-
-    return training.Program(
-        init=lambda key: (jnp.float32(start), parts.init(key)),
-        loss=loss,
-        prepare=lambda key, x: x,
-        hyperparams=lambda step, settings: _hyperparams(settings["temperature"]),
-        optimizer=optax.scale_by_adam(),
-        learned_optimizer=parts.optimizer,
-        batch_size=1,
-    )
-
-
-def _settings(learning_rate: float, temperature: float) -> dict[str, jax.Array]:
-    return {
-        "learning_rate": jnp.float32(learning_rate),
-        "temperature": jnp.float32(temperature),
-    }
-
-
-def variance_rows(names: list[str], target: float, keys: int) -> list[Row]:
+def variance_rows(config: ConfigDict, names: list[str], num_keys: int) -> list[Row]:
     """Bias and variance of estimators at every probability and temperature."""
-    cost = functools.partial(_cost, target)
     rows: list[Row] = []
+    step = jnp.int32(0)
+    slope = jax.grad(
+        functools.partial(polynomial.expected_power, config.model.power, config.model.target)
+    )
     for logit in _LOGITS:
-        point = jnp.float32(logit)
-        reference = jax.grad(lambda x: exact(two_class_logits(x[None]), cost))(point)
-        calls = {}
-        for name in names:
-            if name == "exact":
-                continue
-            entry = ESTIMATORS[name]
-            parts = _parts(entry)
-            program = _program(target, parts, logit)
-            # Learned parts adapt while the logit stands still.
-            state = training.init_state(program, random.key(1))
-            data = _NO_INPUT[None]
-            state, _ = training.run_interval(
-                program, 2_000, data, _settings(0.0, _TEMPERATURE), state
-            )
-
-            def loss(key, logit, learned, hyperparams, program=program):
-                return program.loss(logit, learned, key, _NO_INPUT, hyperparams)
-
-            gradient = jax.grad(loss, 1)
-
-            swept = "temperature" in entry.reads and "control" not in state.learned
-            for temperature in _TEMPERATURES if swept else (_TEMPERATURE,):
-                arguments = (point, state.learned, _hyperparams(temperature))
-                (row,) = measurement.measure(
-                    gradient, arguments, reference, random.key(2), keys, _AT_ONCE
-                )
-                learned = state.learned.get("control", {}).get("log_temperature")
-                shown = temperature if swept else learned and float(jnp.exp(learned))
-                at = "chosen" if swept else "schedule"
-                head = {"logit": logit, "estimator": name, "at": at, "temperature": shown}
-                rows.append(head | row | {"reference": "exact"})
-                if temperature == _TEMPERATURE:
-                    calls[name] = measurement.timed(loss, arguments, 20_000)
-        times = measurement.relative_times(calls, to="gumbel_softmax")
-        say(f"logit {logit}: {len(calls)} estimators measured")
-        rows = [
-            row if "evaluations" in row
-            else measurement.with_costs(
-                row, ESTIMATORS[row["estimator"]].count_evaluations(1, 2), times[row["estimator"]]
-            )
-            for row in rows
-        ]  # fmt: skip
+        model = {"logits": jnp.full(config.model.num_units, logit)}
+        subjects = {name: Subject(config, name, None) for name in names}
+        for subject in subjects.values():
+            subject.adapt(model, step, 2_000)
+        own = subjects[measuring.TIMED_AGAINST].experiment.task
+        exact = {"logits": slope(model["logits"])}
+        say(f"logit {logit}: measuring {len(subjects)} estimators")
+        measured = measuring.measure(
+            subjects, model, step, own.train, _TEMPERATURES, (exact, "exact", {}),
+            key=random.key(2), num_keys=num_keys, at_once=_AT_ONCE, timed_keys=20_000,
+        )  # fmt: skip
+        for row in measured:
+            del row["reference_error"]  # there is none
+            rows.append({"logit": logit} | row)
     return rows
 
 
-def curve_rows(names: list[str], target: float, steps: int, seeds: int) -> list[Row]:
-    """The exact loss along Adam's descent on each estimator's gradients, over seeds."""
+def curve_rows(config: ConfigDict, names: list[str], steps: int, seeds: int) -> list[Row]:
+    """The exact cost along Adam's descent on each estimator's gradients, over seeds."""
     rows: list[Row] = []
+    cost = functools.partial(polynomial.expected_power, config.model.power, config.model.target)
     for name in names:
-        entry = ESTIMATORS[name]
-        parts = _parts(entry)
-        program = _program(target, parts, 0.0)
+        experiment = loop.build(measuring.with_estimator(config, name), None)
         keys = jax.vmap(random.key)(jnp.arange(seeds))
-        states = jax.vmap(functools.partial(training.init_state, program))(keys)
+        states = jax.vmap(functools.partial(training.init_state, experiment.program))(keys)
         run = jax.jit(
             jax.vmap(
                 functools.partial(
-                    training.run_interval, program, _SCAN, _NO_INPUT[None],
-                    _settings(_LEARNING_RATE, _TEMPERATURE),
+                    training.run_interval, experiment.program, _SCAN, experiment.task.train,
+                    experiment.settings,
                 )
             )
         )  # fmt: skip
         for step in range(0, steps + 1, _SCAN):
-            probs = np.asarray(jax.nn.sigmoid(states.params), np.float64)
-            losses = probs * (1 - target) ** 2 + (1 - probs) * target**2
+            logits = states.params["model"]["logits"]
+            losses = np.asarray(jax.vmap(cost)(logits), np.float64)
             error = 1.96 * losses.std(ddof=1) / np.sqrt(seeds)
-            mean = losses.mean()
             rows.append(
                 {
                     "estimator": name, "step": step, "seeds": seeds,
-                    "unbiased_for": entry.unbiased, "loss": float(mean),
-                    "loss_low": float(mean - error), "loss_high": float(mean + error),
-                    "probability": float(probs.mean()),
+                    "unbiased_for": ESTIMATORS[name].unbiased, "loss": float(losses.mean()),
+                    "loss_low": float(losses.mean() - error),
+                    "loss_high": float(losses.mean() + error),
+                    "probability": float(np.asarray(jax.nn.sigmoid(logits), np.float64).mean()),
                 }
             )  # fmt: skip
             states, _ = run(states)
@@ -170,24 +122,22 @@ def curve_rows(names: list[str], target: float, steps: int, seeds: int) -> list[
     return rows
 
 
-def main(argv: list[str]) -> None:
-    del argv
-    quieten_libraries()
-    target, out = _TARGET.value, Path(_OUT.value)
-    about = {
-        "target": target, "temperature": _TEMPERATURE, "learning_rate": _LEARNING_RATE,
-        "optimizer": "adam",
-    }  # fmt: skip
-    names = list(dict.fromkeys(["gumbel_softmax", *(_ESTIMATORS.value or ESTIMATORS)]))
+def main() -> None:
     if _KEYS.value % 20_000:
-        sys.exit(f"error: --keys must be a multiple of 20,000; got {_KEYS.value}")
-    rows = variance_rows(names, target, _KEYS.value)
-    measurement.write(out, "variance", rows, about)
-    curves = curve_rows(names, target, _STEPS.value, _SEEDS.value)
-    measurement.write(out, "curves", curves, about)
-    figures.draw_toy(rows, curves, target, out)
+        raise ConfigError(f"--keys must be a multiple of 20,000; got {_KEYS.value}")
+    config = config_of(_TARGET.value, _POWER.value, _UNITS.value)
+    out = Path(_OUT.value)
+    target, power = _TARGET.value, _POWER.value
+    about = {"target": target, "power": power, "config": configuration.identity(config)}
+    names = measuring.served(config, _ESTIMATORS.value)
+    measured = [name for name in names if name != "exact"]  # the reference
+    rows = variance_rows(config, measured, _KEYS.value)
+    measuring.write(out, "variance", rows, about)
+    curves = curve_rows(config, names, _STEPS.value, _SEEDS.value)
+    measuring.write(out, "curves", curves, about)
+    figures.draw_toy(rows, curves, target, power, out)
     print(out)
 
 
 if __name__ == "__main__":
-    app.run(main)
+    command_line.run(main)

@@ -1,4 +1,20 @@
-"""How good a gradient estimate is: its bias, variance and cosine to a reference, over keys.
+"""How good a gradient estimate is: its bias, variance, cosine and cost, for any cost or loss.
+
+:func:`compare` measures estimators on a cost or a loss of your own:
+
+>>> import gsm, jax, jax.numpy as jnp
+>>> logits = jnp.array([[0.5, 0.0, -1.0], [0.2, 1.0, 0.3]])
+>>> def f(z):
+...     return jnp.sin(jnp.sum(z * jnp.arange(6.0).reshape(2, 3)))
+>>> rows = gsm.compare(jax.random.key(0), logits, f, ["rloo", "reinmax", "disarm"], num_keys=400)
+>>> [row.estimator for row in rows], rows.reference
+(['rloo', 'reinmax'], 'exact')
+>>> rows.skipped
+{'disarm': 'disarm needs two classes; logits have shape (2, 3)'}
+
+``print(rows)`` is a table, ``rows.plot("errors.png")`` a figure, ``rows.to_csv("rows.csv")`` a
+file. :func:`moments` and :func:`statistics` are what it is made of, for a gradient of any origin;
+:func:`interleaved` and :func:`value_and_gradient_loop` measure times.
 
 Estimates are summed in batches of keys, and every statistic is made of inner products of the
 batches' means. Those of different batches are independent, so squared lengths come out unbiased:
@@ -30,9 +46,13 @@ of the values; for the variance at 200 keys of one component 1.9 times (exponent
 is 1 alone.
 """
 
+import csv
 import functools
+import inspect
 import math
-from collections.abc import Callable, Mapping
+import time
+from collections.abc import Callable, Iterable, Mapping
+from os import PathLike
 from typing import Any, NamedTuple
 
 import jax
@@ -40,6 +60,10 @@ import jax.numpy as jnp
 import numpy as np
 from jax import random
 from jaxtyping import Array, Float, Key
+
+from gsm.distributions import check_key, check_logits
+from gsm.estimators import MAX_OUTCOMES, scalar_cost
+from gsm.registry import ESTIMATORS, Entry, Hyperparams
 
 Gradient = Any
 """A pytree of arrays; a mapping's top level names the groups of parameters."""
@@ -56,22 +80,37 @@ _MOST_ERRORS = 5.0
 
 
 class Moments(NamedTuple):
-    """What :func:`statistics` needs of the estimates of one group of parameters."""
+    """What :func:`statistics` needs of the estimates of one group of parameters.
+
+    Args:
+      products: inner products of the batches' mean estimates, ``[batch, batch]``.
+      with_reference: inner products of those with the reference, ``[batch]``.
+      reference: squared length of the reference.
+      squares: mean squared length of single estimates, ``[batch]``.
+      cosines: mean cosine of single estimates to the reference, ``[batch]``.
+
+    Example: at :func:`moments`.
+    """
 
     products: np.ndarray
-    """``[batch, batch]``, inner products of the batches' mean estimates."""
     with_reference: np.ndarray
-    """``[batch]``, inner products of those with the reference."""
     reference: float
-    """Squared length of the reference."""
     squares: np.ndarray
-    """``[batch]``, mean squared length of single estimates."""
     cosines: np.ndarray
-    """``[batch]``, mean cosine of single estimates to the reference."""
 
 
 class Statistic(NamedTuple):
-    """A number with its 95 % band."""
+    """A number with its 95 % band.
+
+    Args:
+      value: the number.
+      low: lower end of the band.
+      high: upper end of the band.
+
+    Example:
+      >>> gsm.diagnostics.Statistic(0.5, low=0.4, high=0.7).low
+      0.4
+    """
 
     value: float
     low: float
@@ -104,13 +143,18 @@ def moments(
       ValueError: ``num_keys`` cannot be divided so.
 
     Cost: ``num_keys`` gradients; memory for 40 of them.
+
+    Example:
+      >>> def noisy(key, mean):
+      ...     return mean + jax.random.normal(key, (2,))
+      >>> mean = jnp.array([3.0, 4.0])
+      >>> of_groups = gsm.diagnostics.moments(
+      ...     noisy, (mean,), mean, jax.random.key(0), num_keys=4_000, at_once=100)
+      >>> variance = gsm.diagnostics.statistics(of_groups["all"])["variance"]
+      >>> variance.low < 2 / 25 < variance.high
+      True
     """
-    each, rest = divmod(num_keys, NUM_BATCHES * at_once)
-    if rest or not each:
-        raise ValueError(
-            f"num_keys must be a positive multiple of {NUM_BATCHES} batches x {at_once} at once; "
-            f"got {num_keys}"
-        )
+    each = _keys_in_a_batch(num_keys, at_once)
     keys = random.split(key, (NUM_BATCHES, each, at_once))
     batches = [jax.device_get(measure_batch(gradient, arguments, reference, k)) for k in keys]
     means = jax.tree.map(
@@ -132,6 +176,17 @@ def moments(
     return groups
 
 
+def _keys_in_a_batch(num_keys: int, at_once: int) -> int:
+    """How often ``at_once`` keys are used in each batch."""
+    each, rest = divmod(num_keys, NUM_BATCHES * at_once)
+    if rest or each < 1:
+        raise ValueError(
+            f"num_keys must be a positive multiple of {NUM_BATCHES} batches x {at_once} at once; "
+            f"got {num_keys}"
+        )
+    return each
+
+
 def _products(means: Gradient, reference: Gradient) -> tuple[np.ndarray, np.ndarray, float]:
     """Inner products of the batches' means, of those with the reference, and of it with itself."""
 
@@ -146,14 +201,27 @@ def _products(means: Gradient, reference: Gradient) -> tuple[np.ndarray, np.ndar
 
 
 def statistics(m: Moments) -> dict[str, Statistic]:
-    """Relative bias, relative variance and cosines of one group, each with its 95 % band.
+    """Compute relative bias, relative variance and cosines of one group, each with its 95 % band.
+
+    Args:
+      m: moments of the group, from :func:`moments`.
 
     Returns:
+      Statistics by name.
       "bias": distance of the mean estimate from the reference, over the reference's length. Its
       square is estimated without bias, so it may come out 0.
       "variance": of one estimate, summed over parameters, over the reference's squared length.
       "cosine": mean cosine of one estimate to the reference.
       "cosine_of_mean": cosine of the mean estimate to the reference.
+
+    Source: the module's documentation has that of the bands.
+
+    Example:
+      >>> found = gsm.diagnostics.moments(
+      ...     jax.random.normal, (), jnp.float32(1), jax.random.key(0), num_keys=4_000, at_once=100)
+      >>> bias = gsm.diagnostics.statistics(found["all"])["bias"]
+      >>> bias.low < 1 < bias.high
+      True
     """
     count = len(m.squares)
     each = _Sums(
@@ -278,7 +346,24 @@ def measure_batch(
     reference: Gradient,
     keys: Key[Array, "each at_once"],
 ) -> tuple[Gradient, dict[str, Array], dict[str, Array]]:
-    """Mean estimate of a batch; mean squared lengths and cosines of its estimates, by group."""
+    """Compute the mean estimate of a batch, and mean squared lengths and cosines by group.
+
+    Args:
+      gradient: one estimate, ``gradient(key, *arguments)``.
+      arguments: arrays, not compiled in.
+      reference: what cosines are to, of the tree of an estimate.
+      keys: random keys ``[each, at_once]``; those of a row are vectorised together.
+
+    Returns:
+      ``(mean estimate, mean squared lengths by group, mean cosines by group)``.
+
+    Example:
+      >>> keys = jax.random.split(jax.random.key(0), (10, 100))
+      >>> mean, squares, cosines = gsm.diagnostics.measure_batch(
+      ...     jax.random.normal, (), jnp.float32(1), keys)
+      >>> abs(float(mean)) < 0.2 and abs(float(squares["all"]) - 1) < 0.2
+      True
+    """
 
     def some(keys):
         estimates = jax.vmap(lambda key: gradient(key, *arguments))(keys)
@@ -318,3 +403,568 @@ def _groups(gradient: Gradient) -> tuple[str, ...]:
 
 def _group(gradient: Gradient, name: str) -> Gradient:
     return gradient if name == ALL else gradient[name]
+
+
+# --- Time ------------------------------------------------------------------------------------
+
+
+def interleaved(calls: Mapping[str, Callable[[], Any]], rounds: int = 5) -> dict[str, float]:
+    """Median seconds of each call, all timed in turn, round after round.
+
+    A machine's speed drifts; calls timed in turn share the drift, so their ratios do not have it.
+
+    Args:
+      calls: functions without arguments, by name. One round more, the first, compiles them.
+      rounds: that are timed.
+
+    Returns:
+      Seconds by name, each until the arrays that the call returns are computed.
+
+    Example:
+      >>> calls = {"short": lambda: sum(range(10)), "long": lambda: sum(range(10**6))}
+      >>> seconds = gsm.diagnostics.interleaved(calls)
+      >>> seconds["short"] < seconds["long"]
+      True
+    """
+    times: dict[str, list[float]] = {name: [] for name in calls}
+    for round_ in range(rounds + 1):
+        for name, call in calls.items():
+            start = time.perf_counter()
+            jax.block_until_ready(call())
+            if round_:  # the first compiles
+                times[name].append(time.perf_counter() - start)
+    return {name: float(np.median(values)) for name, values in times.items()}
+
+
+def value_and_gradient_loop(
+    loss: Callable[..., Float[Array, ""]], arguments: tuple, num_keys: int
+) -> Callable[[], tuple[Float[Array, " num_keys"], Any]]:
+    """A call without arguments that estimates as training does, at one key after the other.
+
+    Args:
+      loss: one value, ``loss(key, params, *rest)``, whose gradient with respect to ``params`` is
+        the estimate.
+      arguments: ``(params, *rest)``; params is a pytree.
+      num_keys: number of estimates.
+
+    Returns:
+      A call, for :func:`interleaved`, that returns the value at each key, and params as they were.
+
+    Example:
+      >>> def loss(key, x):
+      ...     return x * jax.random.uniform(key)
+      >>> call = gsm.diagnostics.value_and_gradient_loop(loss, (2.0,), 10)
+      >>> values, x = call()
+      >>> values.shape, float(x)
+      ((10,), 2.0)
+    """
+    keys = random.split(random.key(0), num_keys)
+    return lambda: _descend(loss, random.clone(keys), jnp.float32(0), *arguments)
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def _descend(loss: Callable[..., Float[Array, ""]], keys, rate, params, *rest):
+    """Gradient descent, a step for each key; the values of the loss.
+
+    Every step needs the value, the whole gradient and the parameters of the step before. So XLA
+    can neither drop a part of an estimate nor compute it once for all keys, though the rate is 0.
+    """
+
+    def step(params, key):
+        value, gradient = jax.value_and_grad(loss, 1)(key, params, *rest)
+        return jax.tree.map(lambda x, slope: x - rate * slope, params, gradient), value
+
+    params, values = jax.lax.scan(step, params, keys)
+    return values, params
+
+
+# --- Comparison ------------------------------------------------------------------------------
+
+Operator = Callable[..., Float[Array, ""]]
+"""``estimator(key, logits, f) -> surrogate``."""
+
+BASE = "gumbel_softmax"
+"""The estimator that times are relative to, if it takes part; else the fastest."""
+
+
+class Row(NamedTuple):
+    """One estimator's gradient with respect to one group of parameters.
+
+    Bias is over the reference's length, variances and squared errors over its square.
+
+    Args:
+      estimator: name of the estimator.
+      group: a top-level name of the parameters, or "all".
+      bias: of the mean estimate.
+      variance: of one estimate.
+      cosine: mean cosine of one estimate to the reference.
+      cosine_of_mean: cosine of the mean estimate to the reference.
+      evaluations: evaluations of f for one estimate of one example.
+      seconds: seconds of one value and gradient.
+      relative_time: those over the seconds of :data:`BASE`.
+      error_at_evaluations: mean squared error, ``bias ** 2 + variance / m``, of the mean of as many
+        estimates m as the budget of evaluations pays for; infinite if that is none.
+      error_at_time: the same for a budget of time, that of ``budget`` estimates of :data:`BASE`.
+
+    Example: at :func:`compare`.
+    """
+
+    estimator: str
+    group: str
+    bias: Statistic
+    variance: Statistic
+    cosine: Statistic
+    cosine_of_mean: Statistic
+    evaluations: int
+    seconds: float
+    relative_time: float
+    error_at_evaluations: float
+    error_at_time: float
+
+
+class Comparison(list[Row]):
+    """What :func:`compare` returns: rows, and what they were measured against.
+
+    Attributes:
+      reference: whose gradient the reference is.
+      reference_error: standard error of the reference over its length, by group; 0 where exact.
+      skipped: estimators that could not serve, with the reason.
+      budget: evaluations, and estimates of :data:`BASE`, that errors are stated for.
+      num_keys: estimates of each.
+
+    Example: at :func:`compare`.
+    """
+
+    def __init__(
+        self,
+        rows: Iterable[Row],
+        reference: str,
+        reference_error: Mapping[str, float],
+        skipped: Mapping[str, str],
+        budget: int,
+        num_keys: int,
+    ):
+        super().__init__(rows)
+        self.reference, self.reference_error = reference, dict(reference_error)
+        self.skipped, self.budget, self.num_keys = dict(skipped), budget, num_keys
+
+    def __str__(self) -> str:
+        """An aligned table, with the reference and the estimators left out below it."""
+        groups = len({row.group for row in self}) > 1
+        head = ["estimator", *["group"] * groups, "bias", "[95 %]", "variance", "[95 %]"]
+        head += ["cosine", "[95 %]", "evaluations", "microseconds"]
+        head += ["error at evaluations", "error at time"]
+        table = [head]
+        for row in self:
+            line = [row.estimator, *[row.group] * groups]
+            for statistic in (row.bias, row.variance, row.cosine):
+                line += [f"{statistic.value:.3g}", f"[{statistic.low:.3g}, {statistic.high:.3g}]"]
+            line += [f"{row.evaluations:,}", f"{1e6 * row.seconds:,.3g}"]
+            line += [f"{row.error_at_evaluations:.2g}", f"{row.error_at_time:.2g}"]
+            table.append(line)
+        widths = [max(map(len, column)) for column in zip(*table, strict=True)]
+        texts = 1 + groups
+        lines = [
+            "  ".join(
+                cell.ljust(width) if i < texts else cell.rjust(width)
+                for i, (cell, width) in enumerate(zip(line, widths, strict=True))
+            ).rstrip()
+            for line in table
+        ]
+        error = max(self.reference_error.values(), default=0.0)
+        within = f" (standard error {error:.1%} of its length)" if error else ""
+        base = next(row.estimator for row in self if row.relative_time == 1)
+        lines += [
+            f"{self.num_keys:,} estimates each. Reference: {self.reference}{within}. Errors: mean "
+            f"squared, at {self.budget:,} evaluations of f and in the time of {self.budget:,} "
+            f"estimates of {base}."
+        ]
+        return "\n".join(lines + [f"without {name}: {why}" for name, why in self.skipped.items()])
+
+    def to_csv(self, path: str | PathLike[str]) -> None:
+        """Write the rows, each band as two columns of their own, with four significant digits."""
+        lines = []
+        for row in self:
+            line: dict[str, Any] = {}
+            for name, value in row._asdict().items():
+                if isinstance(value, Statistic):
+                    line |= {name: value.value, f"{name}_low": value.low}
+                    line[f"{name}_high"] = value.high
+                else:
+                    line[name] = value
+            line["reference"] = self.reference
+            line["reference_error"] = self.reference_error.get(row.group, 0.0)
+            lines.append({k: f"{v:.4g}" if isinstance(v, float) else v for k, v in line.items()})
+        with open(path, "w", newline="") as file:
+            writer = csv.DictWriter(file, list(lines[0]), lineterminator="\n")
+            writer.writeheader()
+            writer.writerows(lines)
+
+    def plot(self, target: Any = None, group: str = ALL) -> Any:
+        """Draw the mean squared error over the evaluations spent, a line for each estimator.
+
+        An unbiased estimator's error falls for ever, a biased one's down to its squared bias.
+
+        Args:
+          target: path of an image to write, or matplotlib's axes to draw on; None: axes of a new
+            figure of pyplot, which a notebook shows.
+          group: a top-level name of the parameters, or "all".
+
+        Returns:
+          The axes.
+
+        Raises:
+          ImportError: matplotlib is not installed.
+          ValueError: there is no such group.
+        """
+        rows = [row for row in self if row.group == group]
+        if not rows:
+            names = ", ".join(dict.fromkeys(row.group for row in self))
+            raise ValueError(f"group must be one of {names}; got {group!r}")
+        axes = target if hasattr(target, "plot") else _new_axes(pyplot=target is None)
+        _draw_errors(rows, axes)
+        if axes is not target and target is not None:
+            axes.figure.savefig(target)
+        return axes
+
+
+def _new_axes(pyplot: bool) -> Any:
+    try:
+        if pyplot:
+            import matplotlib.pyplot
+
+            figure = matplotlib.pyplot.figure(figsize=(7, 4.5), layout="constrained")
+        else:
+            from matplotlib.figure import Figure
+
+            figure = Figure(figsize=(7, 4.5), layout="constrained")
+    except ImportError as error:
+        raise ImportError("plot needs matplotlib: pip install matplotlib") from error
+    return figure.subplots()
+
+
+def _draw_errors(rows: list[Row], axes: Any) -> None:
+    dearest = max(row.evaluations for row in rows)
+    for i, row in enumerate(rows):
+        # From one estimate to a thousand of the dearest.
+        spent = np.geomspace(row.evaluations, 1_000 * dearest, 100)
+        error = row.bias.value**2 + row.variance.value * row.evaluations / spent
+        style = ("-", "--", ":")[i // 10 % 3]
+        axes.plot(spent, error, style, color=f"C{i % 10}", label=row.estimator)
+    axes.set(
+        xscale="log",
+        yscale="log",
+        xlabel="evaluations of f",
+        ylabel="mean squared error / squared length of the gradient",
+    )
+    axes.legend(fontsize="small", loc="center left", bbox_to_anchor=(1.0, 0.5))
+
+
+def compare(
+    key: Key[Array, ""],
+    params: Any,
+    f: Callable[..., Any],
+    estimators: str | Iterable[str] | Mapping[str, Operator] | None = None,
+    *,
+    hyperparams: Hyperparams = Hyperparams(),  # noqa: B008, immutable
+    num_keys: int = 4_000,
+    at_once: int = 10,
+    budget: int = 100,
+    timed_keys: int = 100,
+    reference: Gradient | None = None,
+    reference_keys: int = 4_000,
+) -> Comparison:
+    """Measure estimators on a cost or a loss of your own: bias, variance, cosine and cost.
+
+    Args:
+      key: random key.
+      params: unnormalised log-probabilities (logits) ``[n, k]`` if f is a cost; else a pytree of
+        arrays of floats, whatever the loss takes. The top-level names of a mapping are groups with
+        rows of their own.
+      f: a cost ``f(z)`` of one sample ``z [n, k]``; or a loss ``f(params, key, estimator)``, which
+        uses the operator it is given, ``estimator(key, logits, f)``, wherever it needs a
+        surrogate, also for each example of a minibatch or in several nested layers. The two are
+        distinguished by the number of arguments without a default, one or three.
+      estimators: names of registry entries, or a mapping from names to operators, such as one of
+        your own or ``functools.partial(ESTIMATORS["relax"], control=...)``; a sampler of your own
+        becomes one by :func:`gsm.testing.from_sampler`. None: all entries but exact. Those that
+        cannot serve are left out and listed in ``skipped``: without the classes they need, without
+        a hyperparameter that has no default, or whose derivative f lacks.
+      hyperparams: of registry entries.
+      num_keys: estimates of each, a multiple of ``40 * at_once``.
+      at_once: estimates that are vectorised together; memory grows with it.
+      budget: what the mean squared errors are stated for: so many evaluations of f, and the time
+        of so many Gumbel-Softmax estimates.
+      timed_keys: estimates in one round of timing.
+      reference: the gradient to compare with, of the tree of ``params``. None: the exact one where
+        ``k ** n`` is at most 65,536, also after multiplication over nested layers, else the mean
+        of ``reference_keys`` estimates of ``local_expectation`` (``rloo`` where that evaluates f
+        more than 1,000 times), with its standard error in ``reference_error``. The bands do not
+        contain that error: a bias of less than twice it cannot be told from 0.
+      reference_keys: estimates in that mean, at least 2.
+
+    Returns:
+      Rows in the order of the estimators. ``print(rows)`` is a table; see :class:`Comparison`.
+
+    Raises:
+      TypeError: the key is not a random key, or parameters or the value of f are not floats.
+      ValueError: logits have another rank, f returns no scalar or takes another number of
+        arguments, a number of keys is too small or cannot be divided, no estimator can serve, or
+        the reference is 0.
+      KeyError: there is no such estimator.
+
+    Source: the score-function identity, enumerated, is the exact gradient; the module's
+    documentation has the source of the bands.
+
+    Cost: ``num_keys + 6 * timed_keys`` estimates of each, and two compilations, about a second.
+
+    Example:
+      >>> def f(z):
+      ...     return jnp.sum((z[:, 0] - 0.45) ** 2)
+      >>> rows = gsm.compare(
+      ...     jax.random.key(0), jnp.zeros((2, 3)), f, ["rloo", "straight_through"], num_keys=400)
+      >>> [(row.estimator, row.evaluations) for row in rows], rows.reference
+      ([('rloo', 4), ('straight_through', 1)], 'exact')
+      >>> rows[0].bias.low
+      0.0
+
+      A loss over a pytree, with the decoder's weights inside f:
+
+      >>> def loss(params, key, estimator):
+      ...     def f(z):
+      ...         return jnp.sum((z @ params["w"] - 1.0) ** 2)
+      ...     return estimator(key, params["logits"], f)
+      >>> params = {"logits": jnp.zeros((2, 2)), "w": jnp.array([[0.5], [2.0]])}
+      >>> rows = gsm.compare(jax.random.key(0), params, loss, ["reinmax"], num_keys=400)
+      >>> [row.group for row in rows]
+      ['logits', 'w', 'all']
+    """
+    check_key(key, "compare")
+    _keys_in_a_batch(num_keys, at_once)
+    given = {"budget": (budget, 1), "timed_keys": (timed_keys, 1)}
+    for name, (number, least) in (given | {"reference_keys": (reference_keys, 2)}).items():
+        if number < least:
+            raise ValueError(f"compare: {name} must be at least {least}; got {number}")
+    if estimators is None:
+        estimators = [name for name in ESTIMATORS if name != "exact"]
+    if isinstance(estimators, str):
+        estimators = [estimators]
+    if not isinstance(estimators, Mapping):
+        estimators = {name: ESTIMATORS[name] for name in estimators}
+    loss, params = _as_loss(f, params), jax.tree.map(jnp.asarray, params)
+    _check_loss(loss, params)
+    operators = {name: _bind(operator, hyperparams) for name, operator in estimators.items()}
+    gradients: dict[str, Callable[..., Gradient]] = {}
+    evaluations: dict[str, int] = {}
+    skipped: dict[str, str] = {}
+    for name, operator in operators.items():
+        try:
+            evaluations[name] = _count_evaluations(loss, params, operator)
+            gradients[name] = _gradient_of(loss, operator)
+        except (TypeError, ValueError) as error:
+            skipped[name] = str(error).splitlines()[0]
+    if not gradients:
+        reasons = "; ".join(f"{name}: {why}" for name, why in skipped.items())
+        raise ValueError(f"no estimator can serve: {reasons}")
+    key_reference, key = random.split(key)
+    if reference is None:
+        reference, of, errors = _reference(key_reference, loss, params, hyperparams, reference_keys)
+    else:
+        of, errors = "given", {}
+    if not any(np.any(leaf) for leaf in jax.tree.leaves(jax.device_get(reference))):
+        raise ValueError(f"the reference gradient ({of}) is 0: nothing can be relative to it")
+    measured = {
+        # The same keys for each: what they share does not enter their differences.
+        name: moments(gradient, (params,), reference, random.clone(key), num_keys, at_once)
+        for name, gradient in gradients.items()
+    }
+    seconds = interleaved(
+        {
+            name: value_and_gradient_loop(_keyed(loss, operators[name]), (params,), timed_keys)
+            for name in gradients
+        }
+    )
+    base = seconds.get(BASE, min(seconds.values()))
+    rows = []
+    for name, of_groups in measured.items():
+        relative_time = seconds[name] / base
+        for group, of_group in of_groups.items():
+            found = statistics(of_group)
+            rows.append(
+                Row(
+                    estimator=name,
+                    group=group,
+                    bias=found["bias"],
+                    variance=found["variance"],
+                    cosine=found["cosine"],
+                    cosine_of_mean=found["cosine_of_mean"],
+                    evaluations=evaluations[name],
+                    seconds=seconds[name] / timed_keys,
+                    relative_time=relative_time,
+                    error_at_evaluations=_error(found, budget // evaluations[name]),
+                    error_at_time=_error(found, int(budget / relative_time)),
+                )
+            )
+    return Comparison(rows, of, errors, skipped, budget, num_keys)
+
+
+def _error(found: Mapping[str, Statistic], num_estimates: int) -> float:
+    """Relative mean squared error of the mean of so many estimates."""
+    if not num_estimates:
+        return math.inf
+    return found["bias"].value ** 2 + found["variance"].value / num_estimates
+
+
+Loss = Callable[[Any, Key[Array, ""], Operator], Float[Array, ""]]
+
+
+def _as_loss(f: Callable[..., Any], params: Any) -> Loss:
+    """Make a loss over the logits of a cost of one sample; a loss stays itself."""
+    try:
+        parameters = inspect.signature(f).parameters.values()
+    except ValueError:  # builtins may have none
+        required = 1
+    else:
+        positional = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
+        required = sum(p.default is p.empty and p.kind in positional for p in parameters)
+    if required == 3:
+        return f
+    if required != 1:
+        raise ValueError(
+            "compare: f must be a cost f(z) or a loss f(params, key, estimator); it takes "
+            f"{required} arguments without a default"
+        )
+    check_logits(params, "compare")
+    return lambda logits, key, estimator: estimator(key, logits, f)
+
+
+def _check_loss(loss: Loss, params: Any) -> None:
+    """Raise for logits, parameters and values that no estimator takes, before any is called."""
+    for path, leaf in jax.tree.leaves_with_path(params):
+        if not jnp.issubdtype(leaf.dtype, jnp.floating):
+            raise TypeError(
+                f"compare: params must be arrays of floats; params{jax.tree_util.keystr(path)} is "
+                f"an array of {leaf.dtype}"
+            )
+
+    def cost_at_logits(key, logits, f):
+        check_logits(logits, "compare")
+        if logits.ndim != 2:
+            raise ValueError(
+                f"compare: logits must be those of one example, [n, k]; got shape {logits.shape}: "
+                "use logits[None] for one variable, and for a minibatch a loss "
+                "f(params, key, estimator) with jax.vmap over its examples"
+            )
+        return scalar_cost(f, "compare", differentiates=False)(logits)
+
+    value = jax.eval_shape(lambda: loss(params, random.key(0), cost_at_logits))
+    if jnp.shape(value) != () or not jnp.issubdtype(jnp.result_type(value), jnp.floating):
+        raise ValueError(
+            f"compare: the loss f must return one float; it returned {jnp.result_type(value)} of "
+            f"shape {jnp.shape(value)}"
+        )
+
+
+def _keyed(loss: Loss, operator: Operator) -> Callable[..., Float[Array, ""]]:
+    return lambda key, params: loss(params, key, operator)
+
+
+def _gradient_of(loss: Loss, operator: Operator) -> Callable[..., Gradient]:
+    return jax.grad(_keyed(loss, operator), 1)
+
+
+def _bind(operator: Any, hyperparams: Hyperparams) -> Operator:
+    if _entry(operator) is None:
+        return operator
+    return functools.partial(operator, hyperparams=hyperparams)
+
+
+def _entry(operator: Any) -> Entry | None:
+    while isinstance(operator, functools.partial):
+        operator = operator.func
+    return operator if isinstance(operator, Entry) else None
+
+
+def _count_evaluations(loss: Loss, params: Any, operator: Operator) -> int:
+    """Evaluations of f for one gradient, with those of nested layers multiplied.
+
+    The gradient is only traced, so it raises what the estimator or the loss has to say against it.
+    Under ``vmap`` a call counts once: that of one example.
+    """
+    within = 0  # of the calls inside the present one, or of the loss
+
+    def counting(key, logits, f):
+        nonlocal within
+        inner = 1
+
+        def counted(z):
+            nonlocal within, inner
+            outside, within = within, 0
+            value = f(z)
+            inner, within = max(inner, within), outside
+            return value
+
+        value = operator(key, logits, counted)
+        within += _evaluations(operator, *logits.shape) * inner
+        return value
+
+    jax.eval_shape(_gradient_of(loss, counting), random.key(0), params)
+    return within
+
+
+def _evaluations(operator: Operator, n: int, k: int) -> int:
+    """Evaluations of f for one estimate: as the entry states, else counted as it runs."""
+    entry = _entry(operator)
+    if entry is not None:
+        keywords = operator.keywords if isinstance(operator, functools.partial) else {}
+        return entry.count_evaluations(n, k, keywords.get("num_samples"))
+    count = 0
+
+    def evaluated(z):
+        nonlocal count
+        count += 1
+
+    def cost(z):
+        jax.debug.callback(evaluated, z)
+        return jnp.sum(jnp.sin(z))
+
+    with jax.ensure_compile_time_eval():
+        gradient = jax.jit(jax.grad(lambda x: operator(random.key(0), x, cost)))
+        jax.block_until_ready(gradient(jnp.zeros((n, k))))
+        jax.effects_barrier()
+    return count
+
+
+_MOST_REFERENCE_EVALUATIONS = 1_000
+
+
+def _reference(
+    key: Key[Array, ""], loss: Loss, params: Any, hyperparams: Hyperparams, num_keys: int
+) -> tuple[Gradient, str, dict[str, float]]:
+    """The gradient to compare with, whose it is, and its relative standard error by group."""
+
+    def serves(name: str, most: int) -> Operator | None:
+        operator = _bind(ESTIMATORS[name], hyperparams)
+        try:
+            affordable = _count_evaluations(loss, params, operator) <= most
+        except (TypeError, ValueError):
+            return None
+        return operator if affordable else None
+
+    if exact := serves("exact", MAX_OUTCOMES):
+        return jax.jit(_gradient_of(loss, exact))(key, params), "exact", {}
+    name = "local_expectation"
+    operator = serves(name, _MOST_REFERENCE_EVALUATIONS)
+    if operator is None:
+        name = "rloo"
+        operator = _bind(ESTIMATORS[name], hyperparams)
+    keys = random.split(key, (num_keys, 1))
+    zeros = jax.tree.map(jnp.zeros_like, params)
+    found = measure_batch(_gradient_of(loss, operator), (params,), zeros, keys)
+    gradient, squares, _ = jax.device_get(found)
+    errors = {}
+    for group, squared in squares.items():
+        length = sum(float(np.sum(np.square(x))) for x in jax.tree.leaves(_group(gradient, group)))
+        variance = max(float(squared) - length, 0.0)
+        errors[group] = math.sqrt(variance / num_keys / length) if length else math.inf
+    return gradient, f"mean of {num_keys:,} {name} estimates", errors

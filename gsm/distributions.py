@@ -11,6 +11,11 @@ Conventions that hold for every function:
   Gumbel noise drawn in bfloat16 never exceeds 4.84 and samples the wrong distribution.
 * A class with logit ``-inf`` has probability exactly 0 and gets a gradient of exactly 0. A variable
   whose classes are all ``-inf``, or that holds a NaN, gives NaN: never a silent class 0.
+* Samplers take ``where``, a boolean mask that broadcasts to the logits: where it is False the class
+  is impossible, as with a logit of ``-inf``. What the logits are there, NaN included, does not
+  matter.
+
+The examples assume ``import gsm, jax, jax.numpy as jnp``.
 """
 
 import functools
@@ -22,19 +27,33 @@ import jax
 import jax.numpy as jnp
 from jax import random
 from jax.scipy.special import gammaln
-from jaxtyping import Array, Float, Int, Key, UInt32
+from jaxtyping import Array, Bool, Float, Int, Key, UInt32
 
 Logits = Float[Array, "*batch k"]
 """Unnormalised log-probabilities of k classes, with any leading axes."""
 LogitsND = Float[Array, "n k"]
 """Those of one example: n variables."""
 Scalar = int | float | Float[Array, ""]
+Mask = Bool[Array, "..."]
+"""True for the classes that are possible; any shape that broadcasts to that of the logits."""
 
 _Function = TypeVar("_Function", bound=Callable[..., Any])
 
 
 def check_key(key: Any, caller: str) -> None:
-    """Raise TypeError or ValueError, naming the caller, unless ``key`` is one random key."""
+    """Raise TypeError or ValueError, naming the caller, unless ``key`` is one random key.
+
+    Args:
+      key: the argument to check.
+      caller: name of the function that was called, for the message.
+
+    Raises:
+      TypeError: it is not a random key.
+      ValueError: it is an array of several keys.
+
+    Example:
+      >>> gsm.distributions.check_key(jax.random.key(0), "my_estimator")
+    """
     dtype = getattr(key, "dtype", None)
     if dtype == jnp.uint32 and jnp.shape(key) == (2,):  # jax.random.PRNGKey
         return
@@ -50,7 +69,19 @@ def check_key(key: Any, caller: str) -> None:
 
 
 def check_logits(logits: Any, caller: str) -> None:
-    """Raise TypeError or ValueError, naming the caller, unless ``logits`` is ``[..., k]``."""
+    """Raise TypeError or ValueError, naming the caller, unless ``logits`` is ``[..., k]``.
+
+    Args:
+      logits: the argument to check.
+      caller: name of the function that was called, for the message.
+
+    Raises:
+      TypeError: it is not an array of floats.
+      ValueError: it has no axis, or no classes.
+
+    Example:
+      >>> gsm.distributions.check_logits(jnp.zeros((2, 3)), "my_estimator")
+    """
     dtype = getattr(logits, "dtype", None)
     if dtype is None or not jnp.issubdtype(dtype, jnp.floating):
         raise TypeError(
@@ -70,15 +101,50 @@ def _describe(value: Any) -> str:
 
 
 def sampler(function: _Function) -> _Function:
-    """Decorate a function of ``(key, logits, ...)`` with the checks of both."""
+    """Decorate a function of ``(key, logits, ...)`` with what all samplers have in common.
+
+    The key and the logits are checked, and the keyword ``where`` is applied: the decorated function
+    receives logits of ``-inf`` at the classes that the mask excludes, and never the mask.
+
+    Args:
+      function: a sampler with the signature ``(key, logits, ..., *, where=None)``.
+
+    Returns:
+      The same function with the checks and the mask.
+
+    Example:
+      >>> @gsm.distributions.sampler
+      ... def most_likely(key, logits, *, where=None):
+      ...     return gsm.distributions.one_hot_argmax(logits)
+      >>> mask = jnp.array([True, True, False])
+      >>> most_likely(jax.random.key(0), jnp.array([0.0, 1.0, 2.0]), where=mask).tolist()
+      [0.0, 1.0, 0.0]
+    """
 
     @functools.wraps(function)
-    def checked(key, logits, *arguments, **keywords):
+    def checked(key, logits, *arguments, where=None, **keywords):
         check_key(key, function.__name__)
         check_logits(logits, function.__name__)
-        return function(key, jnp.asarray(logits), *arguments, **keywords)
+        logits = jnp.asarray(logits)
+        if where is not None:
+            logits = _masked(logits, where, function.__name__)
+        return function(key, logits, *arguments, **keywords)
 
     return cast(_Function, checked)
+
+
+def _masked(logits: Logits, where: Any, caller: str) -> Logits:
+    """Logits with ``-inf`` where the mask is False, and no gradient there."""
+    if getattr(where, "dtype", None) != jnp.bool_:
+        raise TypeError(f"{caller}: where must be an array of bool; got {_describe(where)}")
+    try:
+        where = jnp.broadcast_to(where, logits.shape)
+    except ValueError:
+        raise ValueError(
+            f"{caller}: where must broadcast to the shape of the logits, {logits.shape}; got "
+            f"{_describe(where)}"
+        ) from None
+    return jnp.where(where, logits, -jnp.inf)
 
 
 def _compute_dtype(x: Array) -> jnp.dtype:
@@ -93,6 +159,12 @@ def two_class_logits(logits: Float[Array, "*batch"]) -> Float[Array, "*batch 2"]
 
     Returns:
       Logits ``[..., 2]`` whose softmax is ``[sigmoid(l), sigmoid(-l)]``.
+
+    Source: Jang et al. 2017, section 2: a Bernoulli variable is the categorical of two classes.
+
+    Example:
+      >>> gsm.two_class_logits(jnp.array([3.0, -1.0])).tolist()
+      [[3.0, 0.0], [-1.0, 0.0]]
     """
     return jnp.stack([logits, jnp.zeros_like(logits)], axis=-1)
 
@@ -107,7 +179,18 @@ def _lead(scores: Float[Array, "*batch 2"]) -> Float[Array, "*batch"]:
 
 
 def softmax(logits: Logits) -> Logits:
-    """Class probabilities of each variable."""
+    """Class probabilities of each variable.
+
+    Args:
+      logits: unnormalised log-probabilities ``[..., k]``.
+
+    Returns:
+      Probabilities ``[..., k]``.
+
+    Example:
+      >>> gsm.distributions.softmax(jnp.zeros((2, 4))).tolist()[0]
+      [0.25, 0.25, 0.25, 0.25]
+    """
     if logits.shape[-1] == 2:
         lead = _lead(logits)
         return jnp.stack([jax.nn.sigmoid(lead), jax.nn.sigmoid(-lead)], axis=-1)
@@ -115,7 +198,18 @@ def softmax(logits: Logits) -> Logits:
 
 
 def log_softmax(logits: Logits) -> Logits:
-    """Logarithms of the class probabilities of each variable."""
+    """Logarithms of the class probabilities of each variable.
+
+    Args:
+      logits: unnormalised log-probabilities ``[..., k]``.
+
+    Returns:
+      Log-probabilities ``[..., k]``, in nats.
+
+    Example:
+      >>> jnp.exp(gsm.distributions.log_softmax(jnp.zeros((2, 4)))).round(3).tolist()[0]
+      [0.25, 0.25, 0.25, 0.25]
+    """
     if logits.shape[-1] == 2:
         return _log_sigmoids(_lead(logits))
     return jax.nn.log_softmax(logits, axis=-1)
@@ -137,13 +231,25 @@ def _log_sigmoids_jvp(primals, tangents):
 
 
 def random_bits(key: Key[Array, ""], shape: tuple[int, ...]) -> UInt32[Array, "..."]:
-    """The same words as ``jax.random.bits(key, shape)``, faster on CPU.
+    """Draw the same words as ``jax.random.bits(key, shape)``, faster on CPU.
 
     jax 0.10 compiles Threefry for CPU as a rolled loop, which XLA can neither fuse nor vectorise:
     the noise took 40 % of a training step. Written out it takes a tenth of that. Other kinds of
     keys than Threefry go to ``jax.random.bits``. The tests hold the two equal, bit for bit.
 
+    Args:
+      key: random key.
+      shape: shape of the result.
+
+    Returns:
+      Random words ``[*shape]``.
+
     Source: Salmon et al. 2011, Threefry-2x32 with 20 rounds, in jax's partitionable layout.
+
+    Example:
+      >>> words = gsm.distributions.random_bits(jax.random.key(0), (2, 3))
+      >>> bool((words == jax.random.bits(jax.random.key(0), (2, 3))).all())
+      True
     """
     size = math.prod(shape)
     if random.key_impl(key) != "threefry2x32" or size >= 2**32:
@@ -168,6 +274,13 @@ def uniform(key: Key[Array, ""], shape: tuple[int, ...], dtype=jnp.float32) -> A
       key: random key.
       shape: shape of the result.
       dtype: float32, where the smallest is 2^-33 and the largest 1 - 2^-24, or float64.
+
+    Returns:
+      Numbers ``[*shape]``.
+
+    Example:
+      >>> gsm.distributions.uniform(jax.random.key(0), (2, 3)).shape
+      (2, 3)
     """
     middle = (random_bits(key, shape).astype(dtype) + 0.5) * 2.0**-32
     return jnp.minimum(middle, 1 - 2.0**-24) if dtype == jnp.float32 else middle
@@ -188,6 +301,11 @@ def uniform_and_complement(
 
     Returns:
       ``u`` and ``1 - u``, from 2^-33; the other one of the pair may round to 1.
+
+    Example:
+      >>> u, complement = gsm.distributions.uniform_and_complement(jax.random.key(0), (2, 3))
+      >>> (u + complement).round(6).tolist()[0]
+      [1.0, 1.0, 1.0]
     """
     words = random_bits(key, shape)
     u, complement = ((x.astype(dtype) + 0.5) * 2.0**-32 for x in (words, ~words))
@@ -206,7 +324,14 @@ def gumbel(key: Key[Array, ""], shape: tuple[int, ...], dtype=jnp.float32) -> Ar
       shape: shape of the noise.
       dtype: float32 or float64; noise is not offered in lower precision (see the module's text).
 
-    Cost: one random word and two logarithms a number.
+    Returns:
+      Noise ``[*shape]``.
+
+    Cost: one random word and two logarithms for each number.
+
+    Example:
+      >>> gsm.distributions.gumbel(jax.random.key(0), (2, 3)).shape
+      (2, 3)
     """
     tail = uniform(key, shape, dtype)
     # -log1p(-tail) by Kahan's correction of the rounded 1 - tail: XLA does not vectorise log1p on
@@ -220,17 +345,40 @@ def gumbel(key: Key[Array, ""], shape: tuple[int, ...], dtype=jnp.float32) -> Ar
 def logistic(key: Key[Array, ""], shape: tuple[int, ...], dtype=jnp.float32) -> Array:
     """Draw standard logistic noise, the difference of two Gumbels: in [-22.88, 22.88].
 
-    Cost: one random word and two logarithms a number.
+    Args:
+      key: random key.
+      shape: shape of the noise.
+      dtype: float32 or float64.
+
+    Returns:
+      Noise ``[*shape]``.
+
+    Cost: one random word and two logarithms for each number.
+
+    Example:
+      >>> gsm.distributions.logistic(jax.random.key(0), (2, 3)).shape
+      (2, 3)
     """
     u, complement = uniform_and_complement(key, shape, dtype)
     return jnp.log(u) - jnp.log(complement)
 
 
 def perturb(key: Key[Array, ""], logits: Logits) -> Logits:
-    """Logits with Gumbel noise, up to a constant in each row, in float32 at least.
+    """Add Gumbel noise to the logits, up to a constant in each row.
 
     Both Gumbel samplers start from these scores. Of two classes only the difference matters, so
     one logistic number serves for two Gumbels.
+
+    Args:
+      key: random key.
+      logits: unnormalised log-probabilities ``[..., k]``.
+
+    Returns:
+      Scores ``[..., k]``, float32 at least, whose argmax follows ``softmax(logits)``.
+
+    Example:
+      >>> gsm.distributions.perturb(jax.random.key(0), jnp.zeros((2, 3), jnp.bfloat16)).dtype
+      dtype('float32')
     """
     logits = logits.astype(_compute_dtype(logits))
     if logits.shape[-1] == 2:
@@ -240,7 +388,18 @@ def perturb(key: Key[Array, ""], logits: Logits) -> Logits:
 
 
 def one_hot_argmax(scores: Logits) -> Logits:
-    """One-hot of the largest score of each row, the first of equals; NaN where there is none."""
+    """One-hot of the largest score of each row.
+
+    Args:
+      scores: scores ``[..., k]``.
+
+    Returns:
+      One-hot ``[..., k]``, the first of equal scores; NaN in a row that has no largest score.
+
+    Example:
+      >>> gsm.distributions.one_hot_argmax(jnp.array([[0.0, 2.0, 1.0]])).tolist()
+      [[0.0, 1.0, 0.0]]
+    """
     if scores.shape[-1] == 2:
         lead = _lead(scores)
         hard = jnp.stack([lead >= 0, lead < 0], axis=-1).astype(scores.dtype)
@@ -254,29 +413,40 @@ def one_hot_argmax(scores: Logits) -> Logits:
 
 
 @sampler
-def gumbel_max(key: Key[Array, ""], logits: Logits) -> Logits:
+def gumbel_max(key: Key[Array, ""], logits: Logits, *, where: Mask | None = None) -> Logits:
     """Draw an exact one-hot sample: the argmax of logits plus Gumbel noise.
 
     Args:
       key: random key.
       logits: unnormalised log-probabilities ``[..., k]`` of ``k`` classes, any float dtype.
+      where: boolean mask, broadcast to the logits; a class where it is False is impossible.
 
     Returns:
-      One-hot ``z [..., k]`` in the dtype of the logits. It carries no gradient.
+      One-hot ``z [..., k]`` in the dtype of the logits. It carries no gradient. NaN where no class
+      is possible.
 
     Raises:
       TypeError: the logits are not floats, or the key is not a random key.
       ValueError: the logits have no axis, or the keys are several.
 
-    Source: Jang et al. 2017, equation 1. Cost: one Gumbel variate for each logit; one logistic
-    variate for each variable of two classes. Classes are drawn at their rate down to a probability
-    of 1e-8 (two classes), 1e-9 (more).
+    Source: Jang et al. 2017, equation 1.
+
+    Cost: one Gumbel variate for each logit; one logistic variate for each variable of two classes.
+    Classes are drawn at their rate down to a probability of 1e-8 (two classes), 1e-9 (more).
+
+    Example:
+      >>> logits = jnp.zeros((2, 3))
+      >>> gsm.gumbel_max(jax.random.key(0), logits).sum(axis=-1).tolist()
+      [1.0, 1.0]
+      >>> mask = jnp.array([False, True, False])
+      >>> gsm.gumbel_max(jax.random.key(0), logits, where=mask).tolist()
+      [[0.0, 1.0, 0.0], [0.0, 1.0, 0.0]]
     """
     return one_hot_argmax(perturb(key, jax.lax.stop_gradient(logits))).astype(logits.dtype)
 
 
 @sampler
-def inverse_cdf(key: Key[Array, ""], logits: Logits) -> Logits:
+def inverse_cdf(key: Key[Array, ""], logits: Logits, *, where: Mask | None = None) -> Logits:
     """Draw an exact one-hot sample from one random word per variable.
 
     The same law as :func:`gumbel_max` at a ``k``-th of its random numbers, and the cumulative
@@ -289,15 +459,23 @@ def inverse_cdf(key: Key[Array, ""], logits: Logits) -> Logits:
     Args:
       key: random key.
       logits: unnormalised log-probabilities ``[..., k]``, any float dtype; ``k`` at most 100,000.
+      where: boolean mask, broadcast to the logits; a class where it is False is impossible.
 
     Returns:
-      One-hot ``z [..., k]`` in the dtype of the logits. It carries no gradient.
+      One-hot ``z [..., k]`` in the dtype of the logits. It carries no gradient. NaN where no class
+      is possible.
 
     Raises:
       TypeError: the logits are not floats, or the key is not a random key.
       ValueError: the logits have no axis or too many classes, or the keys are several.
 
+    Source: inversion (Devroye 1986, section III.2), in whole numbers.
+
     Cost: one random word for each variable.
+
+    Example:
+      >>> gsm.inverse_cdf(jax.random.key(0), jnp.zeros((2, 3))).sum(axis=-1).tolist()
+      [1.0, 1.0]
     """
     if logits.shape[-1] > MAX_CLASSES:
         raise ValueError(
@@ -326,6 +504,11 @@ def word_intervals(
     Returns:
       The first word of each class and how many it has, ``[..., k]``; and the last word that is
       dealt, ``[...]``: the rest, one at most, goes where it goes.
+
+    Example:
+      >>> first, width, last = gsm.distributions.word_intervals(jnp.array([0.5, 0.0, 0.5]))
+      >>> (width / 2.0**32).round(3).tolist()
+      [0.5, 0.0, 0.5]
     """
     # In whole numbers: a cumulative sum of floats is not monotone, and its steps are 6e-8.
     counts = jnp.round(probs * (2.0**32 - 2.0**18)).astype(jnp.uint32)
@@ -340,21 +523,32 @@ def word_intervals(
 
 
 @sampler
-def gumbel_top_k(key: Key[Array, ""], logits: Logits, count: int) -> Int[Array, "*batch count"]:
+def gumbel_top_k(
+    key: Key[Array, ""], logits: Logits, count: int, *, where: Mask | None = None
+) -> Int[Array, "*batch count"]:
     """Draw ``count`` different classes of each variable, one after the other without replacement.
 
     Args:
       key: random key.
       logits: unnormalised log-probabilities ``[..., k]``.
       count: number of classes, 1 to ``k``.
+      where: boolean mask, broadcast to the logits; a class where it is False is impossible.
 
     Returns:
-      Class indices ``[..., count]`` in the order drawn; the first alone is a Gumbel-Max sample.
+      Class indices ``[..., count]`` in the order drawn; the first alone is a Gumbel-Max sample. If
+      fewer than ``count`` classes are possible, impossible ones follow them.
 
     Raises:
       ValueError: more classes are asked than exist, or none.
 
     Source: Vieira 2014; Kool et al. 2019, "Stochastic Beams". The law is Plackett-Luce's.
+
+    Cost: one Gumbel variate for each logit and a sort.
+
+    Example:
+      >>> drawn = gsm.gumbel_top_k(jax.random.key(0), jnp.zeros((2, 3)), count=3)
+      >>> jnp.sort(drawn).tolist()
+      [[0, 1, 2], [0, 1, 2]]
     """
     if not 1 <= count <= logits.shape[-1]:
         raise ValueError(f"count must be between 1 and {logits.shape[-1]} classes; got {count}")
@@ -368,6 +562,16 @@ def gumbel_top_k_log_prob(indices: Int[Array, "n count"], logits: LogitsND) -> F
     Args:
       indices: different classes ``[n, count]`` of each variable, in the order drawn.
       logits: unnormalised log-probabilities ``[n, k]``.
+
+    Returns:
+      Scalar log-probability.
+
+    Source: Plackett 1975; Luce 1959.
+
+    Example:
+      >>> order = jnp.array([[2, 0]])  # one of 3 x 2 orders that are equally likely
+      >>> round(float(jnp.exp(gsm.gumbel_top_k_log_prob(order, jnp.zeros((1, 3)))) * 6), 3)
+      1.0
     """
     remaining, total = logits.astype(_compute_dtype(logits)), jnp.zeros(())
     for drawn in indices.T:
@@ -379,20 +583,35 @@ def gumbel_top_k_log_prob(indices: Int[Array, "n count"], logits: LogitsND) -> F
 
 
 @sampler
-def conditional_gumbels(key: Key[Array, ""], logits: Logits, z: Logits) -> Logits:
+def conditional_gumbels(
+    key: Key[Array, ""], logits: Logits, z: Logits, *, where: Mask | None = None
+) -> Logits:
     """Draw ``logits + Gumbel noise`` given that its argmax is the class of ``z``.
 
     Args:
       key: random key, independent of the one that drew ``z``.
       logits: unnormalised log-probabilities ``[..., k]``.
       z: one-hot sample ``[..., k]``.
+      where: boolean mask, broadcast to the logits; a class where it is False is impossible.
 
     Returns:
       Perturbed logits ``[..., k]`` with ``argmax = z``, differentiable in the logits at a fixed
-      ``z``.
+      ``z``. NaN where no class is possible.
+
+    Raises:
+      TypeError: the logits are not floats, or the key is not a random key.
+      ValueError: the logits have the wrong rank, or the keys are several.
 
     Source: Maddison et al. 2014 ("A* sampling"), truncated Gumbels; computed in log space, where
-    the form with exponentials of the literature is NaN at logits of 100. Cost: ``n k`` Gumbels.
+    the form with exponentials of the literature is NaN at logits of 100.
+
+    Cost: one Gumbel variate for each logit.
+
+    Example:
+      >>> z = jnp.array([[0.0, 0.0, 1.0]])
+      >>> scores = gsm.conditional_gumbels(jax.random.key(0), jnp.zeros((1, 3)), z)
+      >>> scores.argmax(axis=-1).tolist()
+      [2]
     """
     logits = logits.astype(_compute_dtype(logits))
     noise = gumbel(key, logits.shape, logits.dtype)
@@ -417,12 +636,35 @@ def log_prob(z: LogitsND, logits: LogitsND) -> Float[Array, ""]:
     Args:
       z: one-hot or relaxed sample ``[n, k]``.
       logits: unnormalised log-probabilities ``[n, k]``.
+
+    Returns:
+      Scalar log-probability.
+
+    Source: Jang et al. 2017, section 2; Maddison et al. 2017, equation 21.
+
+    Example:
+      >>> z = jnp.array([[0.0, 1.0], [1.0, 0.0]])
+      >>> round(float(jnp.exp(gsm.log_prob(z, jnp.zeros((2, 2))))), 3)
+      0.25
     """
     return jnp.sum(log_probs(z, logits))
 
 
 def log_probs(z: LogitsND, logits: LogitsND) -> Float[Array, " n"]:
-    """:func:`log_prob` of each variable."""
+    """Log-probability of a one-hot sample for each variable, in nats; see :func:`log_prob`.
+
+    Args:
+      z: one-hot or relaxed sample ``[n, k]``.
+      logits: unnormalised log-probabilities ``[n, k]``.
+
+    Returns:
+      Log-probabilities ``[n]``.
+
+    Example:
+      >>> z = jnp.array([[0.0, 1.0], [1.0, 0.0]])
+      >>> jnp.exp(gsm.distributions.log_probs(z, jnp.zeros((2, 2)))).round(3).tolist()
+      [0.5, 0.5]
+    """
     table = log_softmax(logits.astype(_compute_dtype(logits)))
     # Twice `where`: 0 * -inf is NaN in the value, and its derivative by z would be -inf. That of a
     # possible class that was not drawn is its log-probability, as in the interior of the simplex.
@@ -431,11 +673,25 @@ def log_probs(z: LogitsND, logits: LogitsND) -> Float[Array, " n"]:
 
 
 def log_prob_ratio(z: LogitsND, logits_p: LogitsND, logits_q: LogitsND) -> Float[Array, ""]:
-    """``log p(z) - log q(z)`` of a one-hot sample of q, in nats, for evaluation.
+    """Compute ``log p(z) - log q(z)`` of a one-hot sample of q, in nats, for evaluation.
 
     One inner product with the table of ratios, which all samples of an example share under
     ``vmap``; with :func:`log_prob` twice, evaluating 200 units takes double. Where p is 0
     it gives the lowest finite number in place of ``-inf``, which has the same importance weight.
+
+    Args:
+      z: one-hot sample ``[n, k]``.
+      logits_p: logits of p, ``[n, k]``.
+      logits_q: logits of q, ``[n, k]``.
+
+    Returns:
+      Scalar difference, summed over the variables.
+
+    Example:
+      >>> z = jnp.array([[0.0, 1.0]])
+      >>> uniform, certain = jnp.zeros((1, 2)), jnp.array([[-jnp.inf, 0.0]])
+      >>> round(float(jnp.exp(gsm.distributions.log_prob_ratio(z, uniform, certain))), 3)
+      0.5
     """
     ratio = log_softmax(logits_p) - log_softmax(logits_q)
     table = jnp.where(logits_q > -jnp.inf, jnp.maximum(ratio, jnp.finfo(ratio.dtype).min), 0)
@@ -451,7 +707,18 @@ def _plogp(logits: LogitsND, log_ratio: LogitsND) -> Float[Array, ""]:
 
 
 def entropy(logits: LogitsND) -> Float[Array, ""]:
-    """Entropy of the ``n`` categoricals together, in nats."""
+    """Entropy of the ``n`` categoricals together, in nats.
+
+    Args:
+      logits: unnormalised log-probabilities ``[n, k]``.
+
+    Returns:
+      Scalar entropy.
+
+    Example:
+      >>> round(float(jnp.exp(gsm.distributions.entropy(jnp.zeros((2, 3))))), 3)
+      9.0
+    """
     logits = logits.astype(_compute_dtype(logits))
     return -_plogp(logits, log_softmax(logits))
 
@@ -460,40 +727,90 @@ def kl_divergence(logits_q: LogitsND, logits_p: LogitsND) -> Float[Array, ""]:
     """``KL[q || p]`` of two families of ``n`` independent categoricals, summed, in nats.
 
     A class that q never draws counts 0; one that q draws and p never does makes it ``inf``.
+
+    Args:
+      logits_q: logits of q, ``[n, k]``.
+      logits_p: logits of p, ``[n, k]``.
+
+    Returns:
+      Scalar divergence.
+
+    Example:
+      >>> float(gsm.distributions.kl_divergence(jnp.zeros((2, 3)), jnp.ones((2, 3))))
+      0.0
     """
     logits_q, logits_p = (x.astype(_compute_dtype(x)) for x in (logits_q, logits_p))
     return _plogp(logits_q, log_softmax(logits_q) - log_softmax(logits_p))
 
 
-def check_temperature(temperature: Scalar) -> None:
-    """Refuse a temperature known not to be positive; a traced one is not checked, 0 gives NaN."""
-    if isinstance(temperature, int | float) and not temperature > 0:
-        raise ValueError(f"temperature must be positive; got {temperature}")
+def check_positive(value: Scalar, name: str) -> None:
+    """Raise ValueError for a Python number that is not positive; a traced one is not checked.
+
+    Args:
+      value: the argument to check.
+      name: its name, for the message.
+
+    Raises:
+      ValueError: it is a Python number and not positive.
+
+    Example:
+      >>> gsm.distributions.check_positive(-1.0, "temperature")
+      Traceback (most recent call last):
+      ValueError: temperature must be positive; got -1.0
+    """
+    if isinstance(value, int | float) and not value > 0:
+        raise ValueError(f"{name} must be positive; got {value}")
 
 
 def temper(scores: Logits, temperature: Scalar) -> Logits:
-    """``scores / temperature``, its derivative by the temperature finite at infinite scores."""
-    check_temperature(temperature)
+    """Divide scores by a temperature; the derivative is finite at infinite scores too.
+
+    Args:
+      scores: scores ``[..., k]``.
+      temperature: positive scalar.
+
+    Returns:
+      ``scores / temperature``.
+
+    Raises:
+      ValueError: the temperature is a Python number and not positive. A traced 0 gives NaN.
+
+    Example:
+      >>> gsm.distributions.temper(jnp.array([1.0, -jnp.inf]), 0.5).tolist()
+      [2.0, -inf]
+    """
+    check_positive(temperature, "temperature")
     certain = jnp.isinf(scores)
     return jnp.where(certain, scores, jnp.where(certain, 0, scores) / temperature)
 
 
 @sampler
-def log_gumbel_softmax(key: Key[Array, ""], logits: Logits, temperature: Scalar) -> Logits:
+def log_gumbel_softmax(
+    key: Key[Array, ""], logits: Logits, temperature: Scalar, *, where: Mask | None = None
+) -> Logits:
     """Draw the logarithm of a Gumbel-Softmax sample; exact where the sample itself underflows.
 
     Args:
       key: random key.
       logits: unnormalised log-probabilities ``[..., k]``.
       temperature: positive scalar.
+      where: boolean mask, broadcast to the logits; a class where it is False is impossible.
 
     Returns:
-      ``log z [..., k]``, differentiable in logits and temperature, float32 at least.
+      ``log z [..., k]``, differentiable in logits and temperature, float32 at least. NaN where no
+      class is possible.
 
     Raises:
       ValueError: the temperature is a Python number and not positive.
 
     Source: Maddison et al. 2017, section 3.3 ("ExpConcrete").
+
+    Cost: that of :func:`gsm.gumbel_softmax`.
+
+    Example:
+      >>> log_z = gsm.log_gumbel_softmax(jax.random.key(0), jnp.zeros((2, 3)), 1e-3)
+      >>> bool(jnp.isfinite(log_z).all()), bool((jnp.exp(log_z) == 0).any())
+      (True, True)
     """
     return log_softmax(temper(perturb(key, logits), temperature))
 
@@ -511,9 +828,21 @@ def log_gumbel_softmax_log_density(
       logits: unnormalised log-probabilities ``[n, k]``, all finite.
       temperature: positive scalar.
 
+    Returns:
+      Scalar log-density.
+
+    Raises:
+      ValueError: the temperature is a Python number and not positive.
+
     Source: Maddison et al. 2017, appendix C.2 (checked by quadrature in the tests).
+
+    Example:
+      >>> log_z = jnp.log(jnp.array([[0.5, 0.5]]))  # two classes: a logistic density at 0
+      >>> density = jnp.exp(gsm.log_gumbel_softmax_log_density(log_z, jnp.zeros((1, 2)), 1.0))
+      >>> round(float(density), 3)
+      0.25
     """
-    check_temperature(temperature)
+    check_positive(temperature, "temperature")
     n, k = logits.shape
     scores = logits - temperature * log_z
     constant = gammaln(jnp.float32(k)) + (k - 1) * jnp.log(temperature)
@@ -534,7 +863,18 @@ def gumbel_softmax_log_density(
       logits: unnormalised log-probabilities ``[n, k]``, all finite.
       temperature: positive scalar.
 
+    Returns:
+      Scalar log-density.
+
+    Raises:
+      ValueError: the temperature is a Python number and not positive.
+
     Source: Jang et al. 2017, appendix B, equation 18; Maddison et al. 2017, equation 10.
+
+    Example:
+      >>> z = jnp.array([[0.3, 0.7]])  # at temperature 1 and equal logits it is uniform
+      >>> round(float(jnp.exp(gsm.gumbel_softmax_log_density(z, jnp.zeros((1, 2)), 1.0))), 3)
+      1.0
     """
     log_z = jnp.log(z)
     return log_gumbel_softmax_log_density(log_z, logits, temperature) - jnp.sum(log_z)
@@ -546,11 +886,21 @@ _FACTORS_PER_LOGARITHM = 14
 
 @jax.custom_jvp
 def sum_softplus(x: Float[Array, " d"]) -> Float[Array, ""]:
-    """``sum(log(1 + exp(x)))`` with one logarithm per 14 entries.
+    """Compute ``sum(log(1 + exp(x)))`` with one logarithm per 14 entries.
 
     ``softplus(x) = max(x, 0) + log(1 + exp(-|x|))``; the second terms are multiplied, each factor
     in (1, 2], before the logarithm is taken, which leaves an exponential and a multiplication per
     entry in the innermost loop of evaluation. Its derivative is the sigmoid.
+
+    Args:
+      x: numbers ``[d]``.
+
+    Returns:
+      Scalar sum.
+
+    Example:
+      >>> round(float(jnp.exp(gsm.distributions.sum_softplus(jnp.zeros(2)))), 3)
+      4.0
     """
     rest = -x.shape[0] % _FACTORS_PER_LOGARITHM
     factors = jnp.pad(1 + jnp.exp(-jnp.abs(x)), (0, rest), constant_values=1)
@@ -568,7 +918,15 @@ def bernoulli_log_prob(x: Float[Array, " d"], logits: Float[Array, " d"]) -> Flo
     """Log-probability of ``d`` independent binary pixels, summed, in nats.
 
     Args:
-      x: pixels, 0 or 1; values between give the (unnormalised) cross-entropy.
-      logits: log-odds of each pixel.
+      x: pixels ``[d]``, 0 or 1; values between give the (unnormalised) cross-entropy.
+      logits: log-odds ``[d]`` of each pixel.
+
+    Returns:
+      Scalar log-probability.
+
+    Example:
+      >>> x = jnp.array([1.0, 0.0])
+      >>> round(float(jnp.exp(gsm.distributions.bernoulli_log_prob(x, jnp.zeros(2)))), 3)
+      0.25
     """
     return jnp.sum(x * logits) - sum_softplus(logits)

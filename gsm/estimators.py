@@ -14,9 +14,10 @@ hold each registry entry to them:
    closes over, is the gradient estimate.
 
 So layers nest by closure, decoders train through the same scalar, and ``jit``, ``vmap``, ``scan``
-and ``grad`` need no rule of their own. An operator takes ONE example; a minibatch is ::
+and ``grad`` need no rule of their own. An operator takes ONE example; for a minibatch
+``logits [b, n, k]`` there is :func:`gsm.batched` ::
 
-    jax.vmap(lambda key, logits: rloo(key, logits, f))(jax.random.split(key, 32), logits)
+    surrogates = gsm.batched(rloo)(key, logits, f)
 
 Pathwise estimators are samplers first, of logits with any leading axes ``[..., k]``: take
 :func:`gumbel_softmax` or :func:`straight_through` alone into your own code. In the registry they
@@ -24,21 +25,22 @@ stand for ``f(sampler(key, logits))``.
 
 Every sampler and operator raises TypeError or ValueError, in one line, for logits that are not
 floats or of another rank, for a key that is not one random key, and for a cost that is not a
-scalar.
+scalar. Samplers take masks of possible classes as ``where``; operators take logits of ``-inf``.
 
 Learned parts (baselines, control variates) train through the same scalar: its gradient with respect
 to them is that of their own loss, and reaches nothing else. ``gsm.learned`` keeps them for a
 training loop.
 
-To add one: write its function below, then one entry in :data:`ESTIMATORS` at the bottom. The tests
-are parametrised over the registry, so it and the facts stated with it are judged from then on.
+To add one: write its function below, then one entry in :mod:`gsm.registry`. The tests are
+parametrised over the registry, so it and the facts stated with it are judged from then on.
+
+The examples assume ``import gsm, jax, jax.numpy as jnp``.
 """
 
 import functools
-import inspect
 import math
-from collections.abc import Callable, Mapping
-from typing import Any, NamedTuple, TypeVar, cast
+from collections.abc import Callable
+from typing import Any, TypeVar, cast
 
 import jax
 import jax.numpy as jnp
@@ -47,10 +49,12 @@ from jax.lax import stop_gradient
 from jaxtyping import Array, Float, Key
 
 from gsm import distributions
-from gsm.distributions import Logits, LogitsND, Scalar, gumbel_max, sampler
+from gsm.distributions import Logits, LogitsND, Mask, Scalar, gumbel_max, sampler
 
 Cost = Callable[[LogitsND], Float[Array, ""]]
+"""The function f: the scalar cost of one sample ``z [n, k]``."""
 Surrogate = Float[Array, ""]
+"""A scalar whose value is the cost and whose gradient is the estimate."""
 
 # --- Two helpers of value zero ---------------------------------------------------------------
 # Written as rules of differentiation, not as `x - stop_gradient(x)`: what they carry is then
@@ -59,7 +63,19 @@ Surrogate = Float[Array, ""]
 
 @jax.custom_jvp
 def gradient_only(x: Array) -> Array:
-    """Zero in value, ``x`` in gradient."""
+    """Return zeros whose gradient is that of ``x``.
+
+    Args:
+      x: array of any shape.
+
+    Returns:
+      Zeros of that shape, differentiated as ``x``.
+
+    Example:
+      >>> value, slope = jax.value_and_grad(gsm.estimators.gradient_only)(2.0)
+      >>> float(value), float(slope)
+      (0.0, 1.0)
+    """
     return jnp.zeros_like(x)
 
 
@@ -69,7 +85,20 @@ def _(primals, tangents):
 
 
 def carry_gradient(x: Array | float, gradient: Array) -> Float[Array, ""]:
-    """Zero in value; its gradient with respect to the array ``x`` is ``gradient``."""
+    """Return a zero whose gradient with respect to ``x`` is the given one.
+
+    Args:
+      x: array of any shape.
+      gradient: array of the same shape; no gradient flows into it.
+
+    Returns:
+      Scalar zero.
+
+    Example:
+      >>> slope = jax.grad(gsm.estimators.carry_gradient)(jnp.zeros(2), jnp.array([3.0, 4.0]))
+      >>> slope.tolist()
+      [3.0, 4.0]
+    """
     return _carry_gradient(x, stop_gradient(gradient))
 
 
@@ -92,31 +121,46 @@ _carry_gradient.defjvp(_carry_gradient_jvp, symbolic_zeros=True)
 
 
 @sampler
-def straight_through(key: Key[Array, ""], logits: Logits) -> Logits:
+def straight_through(key: Key[Array, ""], logits: Logits, *, where: Mask | None = None) -> Logits:
     """Draw a one-hot sample whose gradient is that of ``softmax(logits)``.
 
     Args:
       key: random key.
       logits: unnormalised log-probabilities ``[..., k]``.
+      where: boolean mask, broadcast to the logits; a class where it is False is impossible.
 
     Returns:
       Exactly one-hot ``z [..., k]`` in the dtype of the logits.
 
+    Raises:
+      TypeError: the logits are not floats, or the key is not a random key.
+      ValueError: the logits have the wrong rank, or the keys are several.
+
     Source: Bengio et al. 2013, section 4, with the softmax's Jacobian (Gu et al. 2016, footnote 3).
     Biased; unbiased if f is affine in each variable.
+
+    Cost: that of :func:`gumbel_max`, and a softmax.
+
+    Example:
+      >>> z = gsm.straight_through(jax.random.key(0), jnp.zeros((2, 3)))
+      >>> z.max(axis=-1).tolist()
+      [1.0, 1.0]
     """
     soft = distributions.softmax(_in_float32(logits))
     return _hard_with_gradient_of(gumbel_max(key, logits), soft).astype(logits.dtype)
 
 
 @sampler
-def gumbel_softmax(key: Key[Array, ""], logits: Logits, temperature: Scalar = 1.0) -> Logits:
+def gumbel_softmax(
+    key: Key[Array, ""], logits: Logits, temperature: Scalar = 1.0, *, where: Mask | None = None
+) -> Logits:
     """Draw a relaxed one-hot sample, ``softmax((logits + Gumbel noise) / temperature)``.
 
     Args:
       key: random key.
       logits: unnormalised log-probabilities ``[..., k]``.
       temperature: positive scalar; towards 0 samples become one-hot, towards infinity uniform.
+      where: boolean mask, broadcast to the logits; a class where it is False is impossible.
 
     Returns:
       ``z [..., k]`` on the simplex, differentiable in logits and temperature.
@@ -126,6 +170,17 @@ def gumbel_softmax(key: Key[Array, ""], logits: Logits, temperature: Scalar = 1.
 
     Source: Jang et al. 2017, equation 2; Maddison et al. 2017. Unbiased for the relaxed objective,
     biased by O(temperature) for the discrete one, with variance O(1 / temperature).
+
+    Cost: one Gumbel variate for each logit (one logistic for two classes), and a softmax.
+
+    Example:
+      >>> logits, mask = jnp.zeros((2, 3)), jnp.array([True, True, False])
+      >>> z = gsm.gumbel_softmax(jax.random.key(0), logits, 0.5, where=mask)
+      >>> z.sum(axis=-1).round(3).tolist(), z[:, 2].tolist()
+      ([1.0, 1.0], [0.0, 0.0])
+      >>> slope = jax.grad(lambda t: gsm.gumbel_softmax(jax.random.key(0), logits, t)[0, 0])(0.5)
+      >>> bool(jnp.isfinite(slope))
+      True
     """
     scores = distributions.perturb(key, logits)
     return distributions.softmax(distributions.temper(scores, temperature)).astype(logits.dtype)
@@ -137,14 +192,17 @@ def decoupled_gumbel_softmax(
     logits: Logits,
     temperature: Scalar = 0.5,
     backward_temperature: Scalar = 1.0,
+    *,
+    where: Mask | None = None,
 ) -> Logits:
-    """Draw a relaxed sample at one temperature with the gradient of that at another, same noise.
+    """Draw a relaxed sample at one temperature with the gradient of another, from the same noise.
 
     Args:
       key: random key.
       logits: unnormalised log-probabilities ``[..., k]``.
-      temperature: positive scalar, of the sample that f sees.
-      backward_temperature: positive scalar, of the gradient.
+      temperature: positive scalar; the temperature of the sample that f sees.
+      backward_temperature: positive scalar; the temperature of the gradient.
+      where: boolean mask, broadcast to the logits; a class where it is False is impossible.
 
     Returns:
       ``z [..., k]`` on the simplex, the value of :func:`gumbel_softmax` at ``temperature``.
@@ -155,7 +213,15 @@ def decoupled_gumbel_softmax(
     Source: Shah et al. 2024 (decoupled straight-through Gumbel-Softmax). Equal temperatures give
     :func:`gumbel_softmax`; ``temperature`` towards 0 gives
     :func:`st_gumbel_softmax`, whose forward pass has none.
+
+    Cost: that of :func:`gumbel_softmax`, and a second softmax for the gradient.
+
+    Example:
+      >>> z = gsm.decoupled_gumbel_softmax(jax.random.key(0), jnp.zeros((2, 3)), 0.5, 1.0)
+      >>> bool((z == gsm.gumbel_softmax(jax.random.key(0), jnp.zeros((2, 3)), 0.5)).all())
+      True
     """
+    distributions.check_positive(backward_temperature, "backward_temperature")
     scores = distributions.perturb(key, logits)
     forward, backward = (
         distributions.softmax(distributions.temper(scores, t))
@@ -165,13 +231,17 @@ def decoupled_gumbel_softmax(
 
 
 @sampler
-def st_gumbel_softmax(key: Key[Array, ""], logits: Logits, temperature: Scalar = 1.0) -> Logits:
+def st_gumbel_softmax(
+    key: Key[Array, ""], logits: Logits, temperature: Scalar = 1.0, *, where: Mask | None = None
+) -> Logits:
     """Draw a one-hot sample whose gradient is that of the Gumbel-Softmax sample of the same noise.
 
     Args:
       key: random key.
       logits: unnormalised log-probabilities ``[..., k]``.
-      temperature: positive scalar, of the gradient only: the sample's law does not depend on it.
+      temperature: positive scalar; the temperature of the gradient. The distribution of the sample
+        does not depend on it.
+      where: boolean mask, broadcast to the logits; a class where it is False is impossible.
 
     Returns:
       Exactly one-hot ``z [..., k]`` in the dtype of the logits.
@@ -180,6 +250,13 @@ def st_gumbel_softmax(key: Key[Array, ""], logits: Logits, temperature: Scalar =
       ValueError: the temperature is a Python number and not positive.
 
     Source: Jang et al. 2017, section 2.2. Biased; the bias does not vanish as temperature falls.
+
+    Cost: that of :func:`gumbel_softmax`.
+
+    Example:
+      >>> z = gsm.st_gumbel_softmax(jax.random.key(0), jnp.zeros((2, 3)), 0.5)
+      >>> z.max(axis=-1).tolist()
+      [1.0, 1.0]
     """
     scores = distributions.perturb(key, logits)
     soft = distributions.softmax(distributions.temper(scores, temperature))
@@ -188,7 +265,9 @@ def st_gumbel_softmax(key: Key[Array, ""], logits: Logits, temperature: Scalar =
 
 
 @sampler
-def slope_annealed_st(key: Key[Array, ""], logits: Logits, slope: Scalar) -> Logits:
+def slope_annealed_st(
+    key: Key[Array, ""], logits: Logits, slope: Scalar, *, where: Mask | None = None
+) -> Logits:
     """Draw a one-hot sample whose gradient is that of ``softmax(slope * logits)``.
 
     Args:
@@ -196,40 +275,69 @@ def slope_annealed_st(key: Key[Array, ""], logits: Logits, slope: Scalar) -> Log
       logits: unnormalised log-probabilities ``[..., k]``.
       slope: positive scalar, raised during training. At 1 this is :func:`straight_through`, so it
         is required.
+      where: boolean mask, broadcast to the logits; a class where it is False is impossible.
 
     Returns:
       Exactly one-hot ``z [..., k]``, drawn from ``softmax(logits)`` whatever the slope.
+
+    Raises:
+      ValueError: the slope is a Python number and not positive.
 
     Source: Chung et al. 2017 (hierarchical multiscale RNN), section 3.2, whose hard sigmoid becomes
     the softmax. Biased, and more so the steeper it is.
 
     NOTE(paper): neither the schedule nor the form for categoricals is given.
+
+    Cost: that of :func:`straight_through`.
+
+    Example:
+      >>> z = gsm.slope_annealed_st(jax.random.key(0), jnp.zeros((2, 3)), slope=1.5)
+      >>> z.max(axis=-1).tolist()
+      [1.0, 1.0]
     """
+    distributions.check_positive(slope, "slope")
     soft = distributions.softmax(distributions.temper(_in_float32(logits), 1 / slope))
     return _hard_with_gradient_of(gumbel_max(key, logits), soft).astype(logits.dtype)
 
 
 @sampler
 def gumbel_rao(
-    key: Key[Array, ""], logits: Logits, temperature: Scalar = 1.0, num_samples: int = 10
+    key: Key[Array, ""],
+    logits: Logits,
+    temperature: Scalar = 1.0,
+    num_samples: int = 10,
+    *,
+    where: Mask | None = None,
 ) -> Logits:
     """Draw a one-hot sample with the mean gradient of ST Gumbel-Softmax given that sample.
 
     Args:
       key: random key.
       logits: unnormalised log-probabilities ``[..., k]``.
-      temperature: positive scalar, of the gradient only.
-      num_samples: conditional noises averaged; 1 has the law of
-        :func:`st_gumbel_softmax`.
+      temperature: positive scalar; the temperature of the gradient.
+      num_samples: number of conditional noises that are averaged; with 1 the estimate has the
+        distribution of that of :func:`st_gumbel_softmax`.
+      where: boolean mask, broadcast to the logits; a class where it is False is impossible.
 
     Returns:
       Exactly one-hot ``z [..., k]`` in the dtype of the logits.
+
+    Raises:
+      TypeError: the logits are not floats, or the key is not a random key.
+      ValueError: the logits have the wrong rank, or the keys are several.
 
     Source: Paulus et al. 2021, equation 10. The same mean as ST Gumbel-Softmax and less variance,
     at one evaluation of what follows.
 
     NOTE(paper): the text differentiates through the conditional noise too; that estimates another
     quantity, of relative bias 0.8.
+
+    Cost: ``num_samples`` Gumbel variates for each logit.
+
+    Example:
+      >>> z = gsm.gumbel_rao(jax.random.key(0), jnp.zeros((2, 3)), 0.5, num_samples=4)
+      >>> z.max(axis=-1).tolist()
+      [1.0, 1.0]
     """
     key_sample, key_noise = random.split(key)
     logits_32 = _in_float32(logits)
@@ -246,19 +354,31 @@ def gumbel_rao(
 
 
 @sampler
-def reinmax(key: Key[Array, ""], logits: Logits) -> Logits:
+def reinmax(key: Key[Array, ""], logits: Logits, *, where: Mask | None = None) -> Logits:
     """Draw a one-hot sample with the second-order straight-through gradient.
 
     Args:
       key: random key.
       logits: unnormalised log-probabilities ``[..., k]``.
+      where: boolean mask, broadcast to the logits; a class where it is False is impossible.
 
     Returns:
       Exactly one-hot ``z [..., k]`` in the dtype of the logits.
 
+    Raises:
+      TypeError: the logits are not floats, or the key is not a random key.
+      ValueError: the logits have the wrong rank, or the keys are several.
+
     Source: Liu et al. 2023 (ReinMax), the same as the ZGR of Shekhovtsov 2023: half of
     straight-through plus half of DARN around the mean, the limit of Gumbel-Rao at temperature 0.
     Biased; unbiased if f is quadratic in each variable. It has no temperature.
+
+    Cost: that of :func:`straight_through`.
+
+    Example:
+      >>> z = gsm.reinmax(jax.random.key(0), jnp.zeros((2, 3)))
+      >>> z.max(axis=-1).tolist()
+      [1.0, 1.0]
     """
     logits_32 = _in_float32(logits)
     hard, probs = gumbel_max(key, logits_32), stop_gradient(distributions.softmax(logits_32))
@@ -272,20 +392,37 @@ def reinmax(key: Key[Array, ""], logits: Logits) -> Logits:
 
 @sampler
 def gapped_straight_through(
-    key: Key[Array, ""], logits: Logits, temperature: Scalar = 1.0, gap: Scalar = 1.0
+    key: Key[Array, ""],
+    logits: Logits,
+    temperature: Scalar = 1.0,
+    gap: Scalar = 1.0,
+    *,
+    where: Mask | None = None,
 ) -> Logits:
     """Draw a one-hot sample with the gradient of a softmax moved to where the sample leads.
 
     Args:
       key: random key.
       logits: unnormalised log-probabilities ``[..., k]``.
-      temperature: positive scalar, of the gradient only.
+      temperature: positive scalar; the temperature of the gradient.
       gap: how far, in logits, the drawn class leads the others in the softmax of the gradient.
+      where: boolean mask, broadcast to the logits; a class where it is False is impossible.
 
     Returns:
       Exactly one-hot ``z [..., k]`` in the dtype of the logits.
 
+    Raises:
+      TypeError: the logits are not floats, or the key is not a random key.
+      ValueError: the logits have the wrong rank, or the keys are several.
+
     Source: Fan et al. 2022. Biased, of low variance: given the sample nothing is random.
+
+    Cost: that of :func:`straight_through`.
+
+    Example:
+      >>> z = gsm.gapped_straight_through(jax.random.key(0), jnp.zeros((2, 3)), gap=1.0)
+      >>> z.max(axis=-1).tolist()
+      [1.0, 1.0]
     """
     logits_32 = _in_float32(logits)
     hard, fixed = gumbel_max(key, logits_32), stop_gradient(logits_32)
@@ -313,6 +450,13 @@ def binary_concrete(
       ValueError: the temperature is a Python number and not positive.
 
     Source: Maddison et al. 2017, appendix B.
+
+    Cost: one logistic variate and a sigmoid for each unit.
+
+    Example:
+      >>> units = gsm.binary_concrete(jax.random.key(0), jnp.zeros((4, 5)), 0.5)
+      >>> units.shape
+      (4, 5)
     """
     return gumbel_softmax(key, distributions.two_class_logits(logits), temperature)[..., 0]
 
@@ -330,35 +474,60 @@ def _hard_with_gradient_of(hard: Logits, soft: Logits) -> Logits:
 
 _Function = TypeVar("_Function", bound=Callable[..., Surrogate])
 
+_TAKE_BLACK_BOXES = ["exact"]
+# Names of the operators that do not differentiate f, which :func:`_operator` adds to.
 
-def _check_example(logits: Any, name: str) -> None:
-    """Raise unless ``logits`` is one example, ``[n, k]``."""
+
+def check_example(logits: Any, name: str) -> None:
+    """Raise TypeError or ValueError, naming the caller, unless ``logits`` is ``[n, k]``.
+
+    Args:
+      logits: the argument to check.
+      name: name of the function that was called, for the message.
+
+    Raises:
+      TypeError: it is not an array of floats.
+      ValueError: it is not one example.
+
+    Example:
+      >>> gsm.estimators.check_example(jnp.zeros((2, 3)), "my_estimator")
+    """
     distributions.check_logits(logits, name)
     if logits.ndim == 2:
         return
     remedy = "use logits[None] for one variable"
     if logits.ndim > 2:
-        remedy = (
-            f"for a minibatch use jax.vmap(lambda key, logits: {name}(key, logits, f))"
-            f"(jax.random.split(key, {logits.shape[0]}), logits)"
-        )
+        remedy = f"for a minibatch [b, n, k] use gsm.batched(gsm.{name})(key, logits, f)"
     raise ValueError(
         f"{name}: logits must be those of one example, [n, k]; got shape {logits.shape}: {remedy}"
     )
 
 
-def _scalar_cost(f: Cost, name: str, differentiates: bool) -> Cost:
-    """``f``, which raises unless it gives a scalar, of floats if it is differentiated."""
+def scalar_cost(f: Cost, name: str, differentiates: bool) -> Cost:
+    """Wrap f so that it raises unless it returns a scalar, a float if it is differentiated.
+
+    Args:
+      f: cost of one sample ``z [n, k]``.
+      name: name of the function that was called, for the messages.
+      differentiates: whether the caller differentiates f.
+
+    Returns:
+      The same cost; whole numbers become floats.
+
+    Example:
+      >>> cost = gsm.estimators.scalar_cost(jnp.argmax, "my_estimator", differentiates=False)
+      >>> float(cost(jnp.array([[0.0, 1.0]])))
+      1.0
+    """
 
     def cost(z):
         try:
             value = f(z)
         except ValueError as error:
             if differentiates and "callbacks do not support JVP" in str(error):
-                without = [other for other, entry in ESTIMATORS.items() if not entry.derivatives]
                 raise ValueError(
                     f"{name} differentiates f, and f calls back to Python, which has no "
-                    f"derivative; estimators that need none: {', '.join(without)}"
+                    f"derivative; estimators that need none: {', '.join(_TAKE_BLACK_BOXES)}"
                 ) from error
             raise
         if jnp.shape(value) != ():
@@ -380,13 +549,15 @@ def _scalar_cost(f: Cost, name: str, differentiates: bool) -> Cost:
 
 def _operator(function: _Function, differentiates: bool = False) -> _Function:
     """Decorate an operator with the checks of its key, logits and cost."""
+    if not differentiates:
+        _TAKE_BLACK_BOXES.append(function.__name__)
 
     @functools.wraps(function)
     def checked(key, logits, f, *arguments, **keywords):
         name = function.__name__
         distributions.check_key(key, name)
-        _check_example(logits, name)
-        cost = _scalar_cost(f, name, differentiates)
+        check_example(logits, name)
+        cost = scalar_cost(f, name, differentiates)
         return function(key, jnp.asarray(logits), cost, *arguments, **keywords)
 
     return cast(_Function, checked)
@@ -395,10 +566,11 @@ def _operator(function: _Function, differentiates: bool = False) -> _Function:
 _operator_with_derivatives = functools.partial(_operator, differentiates=True)
 
 MAX_OUTCOMES = 2**16
+"""The largest number of outcomes that :func:`exact` enumerates."""
 
 
 def exact(logits: LogitsND, f: Cost) -> Surrogate:
-    """The expectation of f itself, by enumeration of all ``k ** n`` outcomes.
+    """Compute the expectation of f itself, by enumeration of all ``k ** n`` outcomes.
 
     Args:
       logits: unnormalised log-probabilities ``[n, k]``.
@@ -410,9 +582,20 @@ def exact(logits: LogitsND, f: Cost) -> Surrogate:
     Raises:
       ValueError: there are more than 65,536 outcomes.
 
+    Source: the definition of the expectation (Jang et al. 2017, equation 4).
+
     Cost: evaluates f ``k ** n`` times, vectorised.
+
+    Example:
+      >>> def cost(z):
+      ...     return jnp.sum((z[:, 0] - 0.45) ** 2)
+      >>> logits = jnp.zeros((1, 2))  # E (b - 0.45)^2 of one fair coin b
+      >>> round(float(gsm.exact(logits, cost)), 4)
+      0.2525
+      >>> [round(float(slope), 4) for slope in jax.grad(gsm.exact)(logits, cost)[0]]
+      [0.025, -0.025]
     """
-    _check_example(logits, "exact")
+    check_example(logits, "exact")
     n, k = logits.shape
     if k**n > MAX_OUTCOMES:
         raise ValueError(
@@ -424,7 +607,7 @@ def exact(logits: LogitsND, f: Cost) -> Surrogate:
     digits = index[:, None] // k ** jnp.arange(n - 1, -1, -1)[None] % k
     outcomes = jax.nn.one_hot(digits, k, dtype=logits.dtype)
     log_q = jax.vmap(lambda z: distributions.log_prob(z, logits))(outcomes)
-    return jnp.sum(jnp.exp(log_q) * jax.vmap(_scalar_cost(f, "exact", False))(outcomes))
+    return jnp.sum(jnp.exp(log_q) * jax.vmap(scalar_cost(f, "exact", False))(outcomes))
 
 
 @_operator
@@ -449,8 +632,21 @@ def score_function(
     Returns:
       Surrogate with the value ``f(z)``.
 
+    Raises:
+      TypeError: the logits are not floats, or the key is not a random key.
+      ValueError: the logits have the wrong rank, or the keys are several.
+
     Source: Williams 1992; Jang et al. 2017, section 3.2. Unbiased (for the gradient divided by
-    ``max(1, sqrt(variance))``). Cost: evaluates f once.
+    ``max(1, sqrt(variance))``).
+
+    Cost: evaluates f once.
+
+    Example:
+      >>> def cost(z):
+      ...     return jnp.sum((z[:, 0] - 0.45) ** 2)
+      >>> logits = jnp.zeros((2, 3))
+      >>> jax.grad(gsm.score_function, argnums=1)(jax.random.key(0), logits, cost, 0.3).shape
+      (2, 3)
     """
     z = gumbel_max(key, logits)
     cost = f(z)
@@ -476,9 +672,21 @@ def nvil(
     Returns:
       Surrogate with the value ``f(z)``.
 
+    Raises:
+      TypeError: the logits are not floats, or the key is not a random key.
+      ValueError: the logits have the wrong rank, or the keys are several.
+
     Source: Mnih and Gregor 2014, section 2 and algorithm 1. Unbiased for the gradient divided by
-    ``max(1, sqrt(variance))``, as long as both are used first and updated after. Cost: evaluates f
-    once.
+    ``max(1, sqrt(variance))``, as long as both are used first and updated after.
+
+    Cost: evaluates f once.
+
+    Example:
+      >>> def cost(z):
+      ...     return jnp.sum((z[:, 0] - 0.45) ** 2)
+      >>> logits = jnp.zeros((2, 3))
+      >>> jax.grad(gsm.nvil, argnums=1)(jax.random.key(0), logits, cost, baseline=0.3).shape
+      (2, 3)
     """
     return score_function(key, logits, f, baseline, variance)
 
@@ -500,7 +708,15 @@ def rloo(key: Key[Array, ""], logits: LogitsND, f: Cost, num_samples: int = 4) -
       ValueError: fewer than 2 samples.
 
     Source: Kool et al. 2019 ("Buy 4 REINFORCE samples"); Salimans and Knowles 2014. Unbiased.
+
     Cost: evaluates f M times, vectorised.
+
+    Example:
+      >>> def cost(z):
+      ...     return jnp.sum((z[:, 0] - 0.45) ** 2)
+      >>> logits = jnp.zeros((2, 3))
+      >>> jax.grad(gsm.rloo, argnums=1)(jax.random.key(0), logits, cost, num_samples=8).shape
+      (2, 3)
     """
     if num_samples < 2:
         raise ValueError(f"rloo needs at least 2 samples; got num_samples = {num_samples}")
@@ -535,12 +751,24 @@ def darn(
     Returns:
       Surrogate with the value ``f(z)``.
 
+    Raises:
+      TypeError: the logits are not floats, or the key is not a random key.
+      ValueError: the logits have the wrong rank, or the keys are several.
+
     Source: Gregor et al. 2014, as Gu et al. 2016 state it (section 4.2 and, for categoricals, 5.2).
-    Biased; unbiased if f is quadratic in each of Bernoulli units. Cost: one evaluation of f and of
-    its derivative.
+    Biased; unbiased if f is quadratic in each of Bernoulli units.
+
+    Cost: one evaluation of f and of its derivative.
 
     NOTE(paper): section 3.2 of Jang et al. prints the expansion around 1/2 as a baseline without
     its correction; that has the mean gradient 0 where this is exact.
+
+    Example:
+      >>> def cost(z):
+      ...     return jnp.sum((z[:, 0] - 0.45) ** 2)
+      >>> logits = jnp.zeros((2, 3))
+      >>> jax.grad(gsm.darn, argnums=1)(jax.random.key(0), logits, cost).shape
+      (2, 3)
     """
     z = gumbel_max(key, logits)
     cost, slope = _cost_and_slope(f, z)
@@ -570,9 +798,21 @@ def muprop(
     Returns:
       Surrogate with the value ``f(z)``.
 
+    Raises:
+      TypeError: the logits are not floats, or the key is not a random key.
+      ValueError: the logits have the wrong rank, or the keys are several.
+
     Source: Gu et al. 2016, equations 3 and 11. Unbiased; of variance 0 if f is linear. Nested
-    layers stay unbiased: any expansion that does not depend on the sample will do. Cost: two
-    evaluations of f and one of its derivative.
+    layers stay unbiased: any expansion that does not depend on the sample will do.
+
+    Cost: two evaluations of f and one of its derivative.
+
+    Example:
+      >>> def cost(z):
+      ...     return jnp.sum((z[:, 0] - 0.45) ** 2)
+      >>> logits = jnp.zeros((2, 3))
+      >>> jax.grad(gsm.muprop, argnums=1)(jax.random.key(0), logits, cost).shape
+      (2, 3)
     """
     z, mean = gumbel_max(key, logits), distributions.softmax(_in_float32(logits))
     cost_at_mean, slope = _cost_and_slope(f, stop_gradient(mean).astype(logits.dtype))
@@ -592,19 +832,27 @@ def rebar(
       key: random key.
       logits: unnormalised log-probabilities ``[n, k]``.
       f: differentiable cost that accepts points inside the simplex.
-      temperature: positive scalar, of the relaxed f.
+      temperature: positive scalar; the temperature of the relaxed sample.
       eta: weight of the control variate; 0 leaves the score function.
 
     Returns:
-      Surrogate with the value ``f(z)``. Its gradient by ``temperature`` and ``eta`` is that of the
-      estimate's squared length, so descent on them lowers the variance.
+      Surrogate with the value ``f(z)``. Its gradient with respect to ``temperature`` and ``eta`` is
+      that of the estimate's squared length, so descent on them lowers the variance.
 
     Raises:
       ValueError: the temperature is a Python number and not positive.
 
-    Source: Tucker et al. 2017, sections 3.1 and 3.3. Unbiased for every temperature and eta. Cost:
-    three evaluations of f and two of its derivative; learning the temperature takes second
+    Source: Tucker et al. 2017, sections 3.1 and 3.3. Unbiased for every temperature and eta.
+
+    Cost: three evaluations of f and two of its derivative; learning the temperature takes second
     derivatives.
+
+    Example:
+      >>> def cost(z):
+      ...     return jnp.sum((z[:, 0] - 0.45) ** 2)
+      >>> logits = jnp.zeros((2, 3))
+      >>> jax.grad(gsm.rebar, argnums=1)(jax.random.key(0), logits, cost, temperature=0.5).shape
+      (2, 3)
     """
     return _controlled(key, logits, f, None, temperature, eta)
 
@@ -626,31 +874,41 @@ def relax(
         cost of a one-hot sample if ``eta`` is None.
       control: ``c(y)`` of a relaxed sample ``y [n, k]``, such as a small network; without it this
         would be :func:`rebar`, so it is required.
-      temperature: positive scalar, of the relaxed sample.
+      temperature: positive scalar; the temperature of the relaxed sample.
       eta: weight at which f itself joins the control variate, as in :func:`rebar`; None leaves f
         out, which may then be a black box.
 
     Returns:
-      Surrogate with the value ``f(z)``. Its gradient by ``temperature``, ``eta`` and what
-      ``control`` closes over is that of the estimate's squared length, whose mean is the variance
-      plus a constant.
+      Surrogate with the value ``f(z)``. Its gradient with respect to ``temperature``, ``eta`` and
+      what ``control`` closes over is that of the estimate's squared length, whose mean is the
+      variance plus a constant.
 
     Raises:
       TypeError: the control variate is not a function.
       ValueError: the temperature is a Python number and not positive.
 
     Source: Grathwohl et al. 2018, section 3 and appendix B. Unbiased for every control variate.
+
     Cost: evaluates f once, and the control variate, f among it unless ``eta`` is None, and its
     derivative twice.
+
+    Example:
+      >>> def cost(z):
+      ...     return jnp.sum((z[:, 0] - 0.45) ** 2)
+      >>> def control(y):
+      ...     return jnp.sum(jnp.sin(y))
+      >>> logits = jnp.zeros((2, 3))
+      >>> jax.grad(gsm.relax, argnums=1)(jax.random.key(0), logits, cost, control).shape
+      (2, 3)
     """
     distributions.check_key(key, "relax")
-    _check_example(logits, "relax")
+    check_example(logits, "relax")
     if not callable(control):
         raise TypeError(
             f"relax needs control, a function of a relaxed sample [n, k]; got {control!r}. Without "
             f"a control variate of its own it is rebar"
         )
-    f = _scalar_cost(f, "relax", differentiates=eta is not None)
+    f = scalar_cost(f, "relax", differentiates=eta is not None)
     return _controlled(key, jnp.asarray(logits), f, control, temperature, eta)
 
 
@@ -663,8 +921,8 @@ def _controlled(
     eta: Scalar | None,
 ) -> Surrogate:
     """The score function with the control variate ``control + eta f`` of the relaxed sample."""
-    distributions.check_temperature(temperature)
-    temperature = jnp.asarray(temperature, jnp.float32)
+    distributions.check_positive(temperature, "temperature")
+    temperature = jnp.asarray(temperature, jnp.promote_types(logits.dtype, jnp.float32))
     key_sample, key_condition = random.split(key)
 
     def draw(logits):
@@ -697,7 +955,7 @@ def _controlled(
         # f may close over the model, which must not learn to shorten the estimate: so the slopes by
         # eta and temperature are taken here, in forward mode, and carried as numbers.
         part, by_temperature = jax.jvp(
-            lambda t: part_of(f, t), (stop_gradient(temperature),), (jnp.ones(()),)
+            lambda t: part_of(f, t), (stop_gradient(temperature),), (jnp.ones_like(temperature),)
         )
         part, by_temperature = stop_gradient((part, by_temperature))
         estimate += stop_gradient(eta) * part
@@ -723,7 +981,16 @@ def disarm(key: Key[Array, ""], logits: LogitsND, f: Cost) -> Surrogate:
     Raises:
       ValueError: there are not two classes.
 
-    Source: Dong et al. 2020; Yin et al. 2020 (U2G). Unbiased. Cost: evaluates f twice, vectorised.
+    Source: Dong et al. 2020; Yin et al. 2020 (U2G). Unbiased.
+
+    Cost: evaluates f twice, vectorised.
+
+    Example:
+      >>> def cost(z):
+      ...     return jnp.sum((z[:, 0] - 0.45) ** 2)
+      >>> logits = jnp.zeros((2, 2))
+      >>> jax.grad(gsm.disarm, argnums=1)(jax.random.key(0), logits, cost).shape
+      (2, 2)
     """
     if logits.shape[-1] != 2:
         raise ValueError(f"disarm needs two classes; logits have shape {logits.shape}")
@@ -758,8 +1025,21 @@ def local_expectation(key: Key[Array, ""], logits: LogitsND, f: Cost) -> Surroga
     Returns:
       Surrogate with the value ``f(z)``.
 
+    Raises:
+      TypeError: the logits are not floats, or the key is not a random key.
+      ValueError: the logits have the wrong rank, or the keys are several.
+
     Source: Titsias and Lazaro-Gredilla 2015; Tokui and Sato 2017. Unbiased, of the lowest variance
-    of all; exact for one variable. Cost: evaluates f ``n k + 1`` times, vectorised.
+    of all; exact for one variable.
+
+    Cost: evaluates f ``n k + 1`` times, vectorised.
+
+    Example:
+      >>> def cost(z):
+      ...     return jnp.sum((z[:, 0] - 0.45) ** 2)
+      >>> logits = jnp.zeros((2, 3))
+      >>> jax.grad(gsm.local_expectation, argnums=1)(jax.random.key(0), logits, cost).shape
+      (2, 3)
     """
     n, k = logits.shape
     z = gumbel_max(key, logits)
@@ -806,6 +1086,14 @@ def iwae(log_w: Float[Array, " m"]) -> Surrogate:
       The bound, to be maximised: the negative of a loss.
 
     Source: Burda et al. 2016, equation 8.
+
+    Cost: a log-sum-exp of m numbers.
+
+    Example:
+      >>> float(gsm.iwae(jnp.array([-3.0])))  # with one sample it is the evidence lower bound
+      -3.0
+      >>> round(float(jnp.exp(gsm.iwae(jnp.log(jnp.array([1.0, 3.0]))))), 3)
+      2.0
     """
     return jax.nn.logsumexp(log_w) - jnp.log(log_w.shape[0])
 
@@ -825,6 +1113,14 @@ def vimco(log_w: Float[Array, " m"], log_q: Float[Array, " m"]) -> Surrogate:
       ValueError: fewer than 2 samples.
 
     Source: Mnih and Rezende 2016, equation 8 and the geometric mean of section 3.2.
+
+    Cost: m log-sum-exps of m numbers.
+
+    Example:
+      >>> log_w = jnp.array([-1.0, -1.0, -1.0])
+      >>> bound, slope = jax.value_and_grad(gsm.vimco, argnums=1)(log_w, jnp.zeros(3))
+      >>> round(float(bound), 3), bool(jnp.allclose(slope, 0, atol=1e-6))  # equal weights
+      (-1.0, True)
     """
     (m,) = log_w.shape
     if m < 2:
@@ -836,278 +1132,3 @@ def vimco(log_w: Float[Array, " m"], log_q: Float[Array, " m"]) -> Surrogate:
     replaced = jnp.where(jnp.eye(m, dtype=bool), others[:, None], fixed[None, :])
     signals = jax.nn.logsumexp(fixed) - jax.nn.logsumexp(replaced, axis=1)
     return iwae(log_w) + carry_gradient(log_q, signals)
-
-
-# --- The registry ----------------------------------------------------------------------------
-
-
-class Hyperparams(NamedTuple):
-    """What estimators share, as scalars that may be traced; each reads only what it needs.
-
-    None: the default of the estimator's own function.
-    """
-
-    temperature: Scalar | None = None
-    """Of Gumbel-Softmax; of the gradient for the straight-through kind; of the relaxed sample in
-    the control variates of REBAR and RELAX."""
-    backward_temperature: Scalar | None = None
-    """Of the gradient of decoupled Gumbel-Softmax."""
-    baseline: Scalar | None = None
-    """Subtracted from the learning signal of the score function, NVIL, DARN and MuProp."""
-    variance: Scalar | None = None
-    """Of that signal, which is divided by ``max(1, sqrt(variance))``."""
-    slope: Scalar | None = None
-    """Of slope-annealed straight-through."""
-    eta: Scalar | None = None
-    """Weight of f in the control variates of REBAR and RELAX."""
-
-
-Estimator = Callable[[Key[Array, ""], LogitsND, Cost, Hyperparams], Surrogate]
-"""An operator that picks its own hyperparameters from the common ones."""
-
-
-@functools.cache
-def _parameters(function: Callable[..., Any]) -> Mapping[str, inspect.Parameter]:
-    return inspect.signature(function).parameters
-
-
-class Entry(NamedTuple):
-    """An estimator and what is known of it; the tests hold each fact. Called, it estimates.
-
-    ``entry(key, logits, f, Hyperparams(...))`` is the function with the hyperparameters that it
-    reads and its own defaults for the rest. What is not a traced scalar is a keyword of the call:
-    ``num_samples`` of those that average several, ``control`` of RELAX.
-    """
-
-    function: Callable[..., Any]
-    """A sampler, which stands for ``f(sampler(key, logits))``, or an operator."""
-    source: str
-    unbiased: str
-    """For which f: "any", "quadratic" or "affine" in each variable, "quadratic in Bernoulli units",
-    or "none"."""
-    choose: str
-    """When to choose it."""
-    evaluations: int | str = 1
-    """Of f, for one estimate: a number, or "k ** n", "n * k + 1", "m" samples."""
-    derivatives: int = 0
-    """Of f among them that are differentiated with respect to z; 0: f may be a black box."""
-    learned: tuple[str, ...] = ()
-    """Parts that train through the surrogate: baseline, variance, eta, temperature, control."""
-    relaxed: bool = False
-    """Whether f sees a point inside the simplex; else it is one-hot."""
-    bernoulli_only: bool = False
-
-    def __call__(
-        self,
-        key: Key[Array, ""],
-        logits: LogitsND,
-        f: Cost,
-        hyperparams: Hyperparams = Hyperparams(),  # noqa: B008, immutable
-        **keywords: Any,
-    ) -> Surrogate:
-        given = {name: getattr(hyperparams, name) for name in self.reads}
-        keywords |= {name: value for name, value in given.items() if value is not None}
-        for name, parameter in _parameters(self.function).items():
-            required = parameter.default is parameter.empty
-            if required and name not in ("key", "logits", "f", *keywords):
-                raise ValueError(f"{self.name} needs {name}; see gsm.estimators.{self.name}")
-        if self.is_sampler:
-            distributions.check_key(key, self.name)
-            _check_example(logits, self.name)
-            cost = _scalar_cost(f, self.name, differentiates=True)
-            return cost(self.function(key, logits, **keywords))
-        if "key" in _parameters(self.function):
-            return self.function(key, logits, f, **keywords)
-        return self.function(logits, f, **keywords)
-
-    @property
-    def name(self) -> str:
-        """Of the function."""
-        function = self.function
-        while isinstance(function, functools.partial):
-            function = function.func
-        return function.__name__
-
-    @property
-    def is_sampler(self) -> bool:
-        """Whether the function is a sampler with a gradient of its own."""
-        return "f" not in _parameters(self.function)
-
-    @property
-    def reads(self) -> tuple[str, ...]:
-        """The hyperparameters that it reads."""
-        return tuple(name for name in Hyperparams._fields if name in _parameters(self.function))
-
-    def default(self, name: str) -> Any:
-        """A parameter's default; None of one that it does not have, or has without a default."""
-        parameter = _parameters(self.function).get(name)
-        if parameter is None or parameter.default is parameter.empty:
-            return None
-        return parameter.default
-
-    @property
-    def num_samples(self) -> int | None:
-        """Default of the keyword, for those that average several."""
-        return self.default("num_samples")
-
-    def count_evaluations(self, n: int, k: int, num_samples: int | None = None) -> int:
-        """Evaluations of f for one estimate of ``n`` variables with ``k`` classes."""
-        formulas = {
-            "k ** n": k**n,
-            "n * k + 1": n * k + 1,
-            "m": num_samples or self.num_samples or 1,
-        }
-        return self.evaluations if isinstance(self.evaluations, int) else formulas[self.evaluations]
-
-
-class _Registry(dict[str, Entry]):
-    def __missing__(self, name: str) -> Entry:
-        raise KeyError(f"unknown estimator {name!r}; the estimators are: {', '.join(self)}")
-
-
-_ENTRIES = (
-    Entry(
-        exact,
-        source="enumeration",
-        unbiased="any",
-        choose="the outcomes can be counted out",
-        evaluations="k ** n",
-    ),
-    Entry(
-        score_function,
-        source="Williams 1992",
-        unbiased="any",
-        choose="f is a black box and one evaluation is all there is",
-        learned=("baseline", "variance"),
-    ),
-    Entry(
-        nvil,
-        source="Mnih & Gregor 2014",
-        unbiased="any",
-        choose="as score_function, where the cost differs much from input to input",
-        learned=("baseline", "network", "variance"),
-    ),
-    Entry(
-        darn,
-        source="Gregor et al. 2014",
-        unbiased="quadratic in Bernoulli units",
-        choose="to compare with the paper; reinmax is better founded",
-        derivatives=1,
-        learned=("baseline", "variance"),
-    ),
-    Entry(
-        muprop,
-        source="Gu et al. 2016",
-        unbiased="any",
-        choose="unbiased at two evaluations, for f close to linear",
-        evaluations=2,
-        derivatives=1,
-        learned=("baseline", "variance"),
-    ),
-    Entry(
-        straight_through,
-        source="Bengio et al. 2013",
-        unbiased="affine",
-        choose="the simplest; nothing to tune",
-        derivatives=1,
-    ),
-    Entry(
-        slope_annealed_st,
-        source="Chung et al. 2017",
-        unbiased="none",
-        choose="to compare with the paper; a steeper slope is more biased",
-        derivatives=1,
-    ),
-    Entry(
-        gumbel_softmax,
-        source="Jang et al. 2017",
-        unbiased="none",
-        choose="f makes sense inside the simplex; low variance, bias falls with the temperature",
-        derivatives=1,
-        relaxed=True,
-    ),
-    Entry(
-        decoupled_gumbel_softmax,
-        source="Shah et al. 2024",
-        unbiased="none",
-        choose="f wants nearly one-hot samples and the gradient a higher temperature",
-        derivatives=1,
-        relaxed=True,
-    ),
-    Entry(
-        st_gumbel_softmax,
-        source="Jang et al. 2017",
-        unbiased="none",
-        choose="f must see one-hot samples; gumbel_rao has the same mean and less variance",
-        derivatives=1,
-    ),
-    Entry(
-        rloo,
-        source="Kool et al. 2019",
-        unbiased="any",
-        choose="the default for a black box that can be evaluated several times",
-        evaluations="m",
-    ),
-    Entry(
-        rebar,
-        source="Tucker et al. 2017",
-        unbiased="any",
-        choose="unbiased, and f makes sense inside the simplex; measure it beside rloo",
-        evaluations=3,
-        derivatives=2,
-        learned=("eta", "temperature"),
-    ),
-    Entry(
-        relax,
-        source="Grathwohl et al. 2018",
-        unbiased="any",
-        choose="as rebar, with a network beside f; the function alone serves black boxes",
-        evaluations=3,
-        derivatives=2,
-        learned=("eta", "temperature", "control"),
-    ),
-    Entry(
-        gumbel_rao,
-        source="Paulus et al. 2021",
-        unbiased="none",
-        choose="f is dear and its samples must be one-hot",
-        derivatives=1,
-    ),
-    Entry(
-        reinmax,
-        source="Liu et al. 2023",
-        unbiased="quadratic",
-        choose="the default: one evaluation, one-hot samples, small bias, nothing to tune",
-        derivatives=1,
-    ),
-    Entry(
-        gapped_straight_through,
-        source="Fan et al. 2022",
-        unbiased="none",
-        choose="as straight_through, with a gradient that knows which class was drawn",
-        derivatives=1,
-    ),
-    Entry(
-        disarm,
-        source="Dong et al. 2020",
-        unbiased="any",
-        choose="Bernoulli units and a black box",
-        evaluations=2,
-        bernoulli_only=True,
-    ),
-    Entry(
-        local_expectation,
-        source="Titsias & Lázaro-Gredilla 2015",
-        unbiased="any",
-        choose="the least variance of the unbiased, where n k + 1 evaluations can be paid",
-        evaluations="n * k + 1",
-    ),
-)
-ESTIMATORS = _Registry({entry.name: entry for entry in _ENTRIES})
-"""Every estimator by name: ``ESTIMATORS[name](key, logits, f, Hyperparams(...)) -> surrogate``."""
-
-RELAXED = frozenset(name for name, entry in ESTIMATORS.items() if entry.relaxed)
-"""The estimators whose sample is a point inside the simplex; that of all others is one-hot."""
-
-BERNOULLI_ONLY = frozenset(name for name, entry in ESTIMATORS.items() if entry.bernoulli_only)
-"""The estimators that are for two classes."""

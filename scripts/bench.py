@@ -12,10 +12,7 @@ in PyTorch where the extra ``bench`` is installed.
 """
 
 import functools
-import json
 import math
-import statistics
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -24,13 +21,18 @@ from unittest import mock
 import jax
 import jax.extend
 import jax.numpy as jnp
-from absl import app, flags, logging
+from absl import flags
 from jax import random
 
-from experiments import config as configuration
-from experiments import rundir, tasks
-from gsm import convolutions, data, training
-from gsm.estimators import BERNOULLI_ONLY, ESTIMATORS
+from experiments import data
+from experiments.running import command_line, loop, training
+from experiments.running import config as configuration
+from experiments.running.evaluation import map_examples
+from experiments.storage.files import write_json
+from experiments.storage.provenance import provenance
+from experiments.tasks import convolutions
+from gsm.diagnostics import interleaved
+from gsm.registry import BERNOULLI_ONLY, ESTIMATORS
 from scripts import bench_data, bench_sweep
 
 _CONFIGS = flags.DEFINE_list(
@@ -64,7 +66,6 @@ _STEPS = 200  # training steps in one timed call
 _STEPS_OF_MANY_EVALUATIONS = 4  # the same for estimators that evaluate f hundreds of times
 _MOST_EVALUATIONS = 1_000  # of f for one gradient; they are in memory together
 _IMAGES = 40  # images in one timed evaluation
-_SAMPLES = 1_000  # samples of the bound of each
 _CONVOLUTIONAL = "configs/semisup.py"
 # Unlabelled and labelled images in a step: those of configs/sweeps/table2_cpu.py, and its own.
 _CONVOLUTION_BATCHES = ((20, 10), (100, 100))
@@ -93,34 +94,23 @@ def flops_of(function: Callable, *arguments: Any) -> int:
     return product_flops(jax.make_jaxpr(function)(*arguments).jaxpr)
 
 
-def seconds_of(function: Callable[[], Any]) -> float:
-    start = time.perf_counter()
-    jax.block_until_ready(function())
-    return time.perf_counter() - start
-
-
-def measure(calls: dict[str, Callable[[], Any]], rounds: int) -> dict[str, float]:
-    """Median seconds of each call, all of them timed in turn, round after round."""
-    for call in calls.values():  # compiles
-        jax.block_until_ready(call())
-    times: dict[str, list[float]] = {name: [] for name in calls}
-    for _ in range(rounds):
-        for name, call in calls.items():
-            times[name].append(seconds_of(call))
-    return {name: statistics.median(values) for name, values in times.items()}
-
-
-def calls_of(task: tasks.Task, steps: int = _STEPS) -> dict[str, tuple[Callable[[], Any], int]]:
+def calls_of(
+    experiment: loop.Experiment, steps: int = _STEPS
+) -> dict[str, tuple[Callable[[], Any], int]]:
     """Training and evaluation as calls without arguments, each with its product operations."""
-    state = training.init_state(task.program, random.key(0))
-    images = task.test[:_IMAGES]
-    key = random.key(1)
+    program, task = experiment.program, experiment.task
+    state = training.init_state(program, random.key(0))
+    test = task.held_out["test"]
+    images = test.examples[:_IMAGES]
+    measure = test.metrics["nll"].measure
 
     def train(state):
-        return training.run_interval(task.program, steps, task.train, task.settings, state)
+        return training.run_interval(program, steps, task.train, experiment.settings, state)
 
+    @jax.jit
     def evaluate(params):
-        return task.bounds(params, key, images, 0, num_samples=_SAMPLES)
+        # As many examples at once as experiments.running.evaluation takes of 1,000 samples each.
+        return map_examples(functools.partial(measure, params), random.key(1), images, 2)
 
     return {
         "train": (lambda: train(state), flops_of(train, state)),
@@ -130,11 +120,11 @@ def calls_of(task: tasks.Task, steps: int = _STEPS) -> dict[str, tuple[Callable[
 
 def bench_config(path: str, dataset: data.Dataset, rounds: int) -> dict[str, float | str]:
     """One row of the table: a config's speeds and utilisations."""
-    task = tasks.build(configuration.check(configuration.load(path)), dataset)
+    experiment = loop.build(configuration.check(configuration.load(path)), dataset)
     matrix = random.normal(random.key(2), (_MATRIX, _MATRIX))
     product = jax.jit(jnp.matmul)
-    calls = calls_of(task)
-    seconds = measure(
+    calls = calls_of(experiment)
+    seconds = interleaved(
         {"product": lambda: product(matrix, matrix)} | {n: call for n, (call, _) in calls.items()},
         rounds,
     )
@@ -164,11 +154,11 @@ def bench_estimators(
             print(f"{name:<35}{times:>17,}   not measured")
             continue
         config.estimator = name
-        task = tasks.build(configuration.check(config), dataset)
+        experiment = loop.build(configuration.check(config), dataset)
         evaluations[name] = times
         steps[name] = _STEPS_OF_MANY_EVALUATIONS if times > 100 else _STEPS
-        calls[name] = calls_of(task, steps[name])["train"][0]
-    seconds = measure(calls, rounds)
+        calls[name] = calls_of(experiment, steps[name])["train"][0]
+    seconds = interleaved(calls, rounds)
     a_step = {name: seconds[name] / steps[name] for name in calls}
     return [
         {
@@ -191,19 +181,20 @@ def bench_convolutions(path: str, unlabelled: int, labelled: int, rounds: int) -
     config = configuration.load(f"{path}:digits")
     config.batch_size, config.labels.batch_size = unlabelled, labelled
     steps, plain_steps = _CONVOLUTION_IMAGES // unlabelled, _PLAIN_IMAGES // unlabelled
-    task = tasks.build(configuration.check(config), dataset)
-    state = training.init_state(task.program, random.key(0))
-    arguments = task.train, task.settings, state
+    experiment = loop.build(configuration.check(config), dataset)
+    program = experiment.program
+    state = training.init_state(program, random.key(0))
+    arguments = experiment.task.train, experiment.settings, state
 
     def scanned(program, steps):
         scan = functools.partial(training.run_interval.__wrapped__, program, steps)
         return jax.jit(scan).lower(*arguments)
 
-    alone = jax.jit(functools.partial(training.train_step, task.program)).lower(*arguments)
+    alone = jax.jit(functools.partial(training.train_step, program)).lower(*arguments)
     alone = alone.compile()
-    ours = scanned(task.program, steps).compile()
+    ours = scanned(program, steps).compile()
     with mock.patch.object(convolutions, "_is_cpu", return_value=False):
-        plain = task.program._replace(loss=lambda *a: task.program.loss(*a))
+        plain = program._replace(loss=lambda *a: program.loss(*a))
         plain = scanned(plain, plain_steps).compile()
     calls: dict[str, Callable[[], Any]] = {
         "scan": lambda: ours(*arguments),
@@ -217,21 +208,19 @@ def bench_convolutions(path: str, unlabelled: int, labelled: int, rounds: int) -
     else:
         calls["pytorch"] = bench_torch.training_call(unlabelled, labelled, steps)
     steps_of = dict.fromkeys(calls, steps) | {"scan_of_jax_convolutions": plain_steps}
-    return {name: steps_of[name] / seconds for name, seconds in measure(calls, rounds).items()}
+    return {name: steps_of[name] / seconds for name, seconds in interleaved(calls, rounds).items()}
 
 
-def main(argv: list[str]) -> None:
-    del argv
-    logging.set_verbosity(logging.WARNING)
+def main() -> None:
     rounds = _ROUNDS.value
-    result: dict[str, Any] = {"provenance": rundir.provenance()}
+    result: dict[str, Any] = {"provenance": provenance()}
     for part in _PARTS.value:
         result[part] = _MEASURES[part](rounds)
         print()
     if _OUT.value:
         out = Path(_OUT.value)
         out.parent.mkdir(parents=True, exist_ok=True)
-        rundir.write_atomically(out, json.dumps(result, indent=1) + "\n")
+        write_json(out, result)
 
 
 def _configs(rounds: int) -> list[dict[str, float | str]]:
@@ -302,4 +291,4 @@ _MEASURES = {
 
 
 if __name__ == "__main__":
-    app.run(main)
+    command_line.run(main)

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from gsm import data
+from experiments import data
 
 
 def random_images() -> data.Dataset:

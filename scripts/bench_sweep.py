@@ -7,19 +7,17 @@ own, ``python -m scripts.bench_sweep CONFIG``, it is one of those processes.
 """
 
 import os
-import statistics
 import subprocess
 import sys
-import time
 from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
 from jax import random
 
-from experiments import config as configuration
-from experiments import tasks
-from gsm import training
+from experiments.running import config as configuration
+from experiments.running import loop, training
+from gsm.diagnostics import interleaved
 from scripts import bench_data
 
 _STEPS = 200  # training steps of each seed in one timed call
@@ -27,12 +25,13 @@ _STEPS = 200  # training steps of each seed in one timed call
 
 def measure(path: str, seeds: int, rounds: int) -> dict[str, float]:
     """Model-steps per second of one run, and of each way to run many."""
-    task = tasks.build(configuration.check(configuration.load(path)), bench_data.random_images())
-    states = [training.init_state(task.program, random.key(seed)) for seed in range(seeds)]
+    experiment = _experiment(path)
+    program, train = experiment.program, experiment.task.train
+    states = [training.init_state(program, random.key(seed)) for seed in range(seeds)]
     stacked = jax.tree.map(lambda *leaves: jnp.stack(leaves), *states)
 
     def scan(state):
-        return training.run_interval(task.program, _STEPS, task.train, task.settings, state)
+        return training.run_interval(program, _STEPS, train, experiment.settings, state)
 
     vmapped = jax.jit(jax.vmap(scan))
     mapped = jax.jit(lambda states: jax.lax.map(scan, states))
@@ -43,20 +42,17 @@ def measure(path: str, seeds: int, rounds: int) -> dict[str, float]:
         "vmap": (lambda: vmapped(stacked), seeds),
         "lax_map": (lambda: mapped(stacked), seeds),
     }
-    seconds: dict[str, list[float]] = {name: [] for name in ways}
     try:
-        for number in range(rounds + 1):  # the first compiles
-            for name, (call, _) in ways.items():
-                start = time.perf_counter()
-                jax.block_until_ready(call())
-                if number:
-                    seconds[name].append(time.perf_counter() - start)
+        seconds = interleaved({name: call for name, (call, _) in ways.items()}, rounds)
     finally:
         for worker in workers:
             worker.communicate()  # no more input: it ends
-    return {
-        name: runs * _STEPS / statistics.median(seconds[name]) for name, (_, runs) in ways.items()
-    }
+    return {name: runs * _STEPS / seconds[name] for name, (_, runs) in ways.items()}
+
+
+def _experiment(path: str) -> loop.Experiment:
+    config = configuration.check(configuration.load(path))
+    return loop.build(config, bench_data.random_images())
 
 
 def _start_workers(path: str) -> list[subprocess.Popen]:
@@ -85,11 +81,13 @@ def _go(workers: list[subprocess.Popen]) -> None:
 
 def _work(path: str) -> None:
     """Train once, and once more at each line of input."""
-    task = tasks.build(configuration.check(configuration.load(path)), bench_data.random_images())
-    state = training.init_state(task.program, random.key(0))
+    experiment = _experiment(path)
+    state = training.init_state(experiment.program, random.key(0))
 
     def train():
-        arguments = task.program, _STEPS, task.train, task.settings, state
+        arguments = (
+            experiment.program, _STEPS, experiment.task.train, experiment.settings, state
+        )  # fmt: skip
         jax.block_until_ready(training.run_interval(*arguments))
         print("done", flush=True)
 

@@ -15,7 +15,7 @@ from torch.nn import functional
 
 
 class Convolutions(nn.Module):
-    """:class:`gsm.models.ConvolutionalEncoder`: halving convolutions with "SAME" zeros."""
+    """Twin of ``ConvolutionalEncoder``: halving convolutions with "SAME" zeros."""
 
     def __init__(self, inputs: int, channels: Sequence[int], outputs: int, side: int = 28):
         super().__init__()
@@ -36,7 +36,7 @@ class Convolutions(nn.Module):
 
 
 class Decoder(nn.Module):
-    """:class:`gsm.models.ConvolutionalDecoder`, mirrored."""
+    """Twin of ``ConvolutionalDecoder``, mirrored."""
 
     def __init__(self, inputs: int, width: int, channels: Sequence[int], outputs: int):
         super().__init__()
@@ -56,7 +56,7 @@ class Decoder(nn.Module):
 
 
 class Twin(nn.Module):
-    """:class:`gsm.models.SemiSupervisedVAE` with its loss, for a class by Gumbel-Softmax."""
+    """Twin of ``SemiSupervisedVAE`` with its loss, for a class by Gumbel-Softmax."""
 
     def __init__(self, num_classes: int = 10, style_size: int = 32):
         super().__init__()

@@ -17,8 +17,10 @@ import jaxlib
 import numpy as np
 from jax import lax, random
 
-from gsm import distributions, evaluation
-from gsm.estimators import ESTIMATORS, exact
+from experiments.tasks import bounds
+from gsm import distributions
+from gsm.estimators import exact
+from gsm.registry import ESTIMATORS
 
 TOLERANCE = 1e-4
 """Relative to the largest entry. The rounding of float32 stays below a tenth of it here."""
@@ -176,7 +178,7 @@ def _bound_of_50_images_at_1000_samples():
         return likelihood + distributions.log_prob_ratio(z, jnp.zeros_like(logits), logits)
 
     def bound(key, x, logits):
-        return evaluation.multi_sample_bound(
+        return bounds.multi_sample_bound(
             lambda key: log_weight(key, x, logits), key, samples, samples
         )
 

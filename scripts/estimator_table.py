@@ -1,20 +1,22 @@
-"""Write ``docs/estimators.md`` from the registry's facts and the measured results.
+"""Write ``docs/estimators.md`` from the facts of the registry and the measured results.
 
     python -m scripts.estimator_table
+    python -m scripts.estimator_table --check
 
-The facts are those that the tests hold each entry to; the numbers are read from ``results/``. The
-tests compare the committed page with a fresh one, so it cannot go stale.
+The tests verify the facts of each entry; the numbers are read from ``results/``. ``--check`` writes
+nothing and fails where the committed page differs.
 """
 
 import csv
 import json
+import sys
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-from absl import app
+from absl import app, flags
 
-from gsm.estimators import ESTIMATORS, Entry
+from gsm.registry import ESTIMATORS, Entry
 
 ROOT = Path(__file__).parent.parent
 PAGE = ROOT / "docs" / "estimators.md"
@@ -49,21 +51,28 @@ def table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 
-def _number(text: str) -> str:
+def number(text: str) -> str:
+    """A measured number, with two decimals below 10."""
     value = float(text)
     return f"{value:.2f}" if value < 10 else f"{value:,.0f}"
 
 
-def _bias(row: dict[str, Any]) -> str:
+def bias(row: dict[str, Any]) -> str:
     """The bias, or the upper end of its band where it cannot be distinguished from 0."""
     if float(row["bias_low"]) > 0:
-        return _number(row["bias"])
+        return number(row["bias"])
     return f"< {max(float(row['bias_high']), 0.01):.2f}"
 
 
-def _evaluations(entry: Entry) -> str:
+def evaluations(entry: Entry) -> str:
+    """Evaluations of f for one estimate, as a formula."""
     formulas = {"m": f"m ({entry.num_samples})", "n * k + 1": "n k + 1", "k ** n": "kⁿ"}
     return formulas.get(str(entry.evaluations), str(entry.evaluations))
+
+
+def unbiased(entry: Entry) -> str:
+    """The costs for which an estimator is unbiased."""
+    return _UNBIASED[entry.unbiased] + ("; two classes only" if entry.bernoulli_only else "")
 
 
 def facts_row(name: str, entry: Entry, row: dict[str, Any] | None) -> list[str]:
@@ -71,11 +80,11 @@ def facts_row(name: str, entry: Entry, row: dict[str, Any] | None) -> list[str]:
     return [
         f"`{name}`",
         entry.source,
-        _UNBIASED[entry.unbiased] + ("; two classes only" if entry.bernoulli_only else ""),
-        _evaluations(entry),
+        unbiased(entry),
+        evaluations(entry),
         "yes" if entry.derivatives else "no",
         ", ".join(entry.learned) or "-",
-        _number(row["variance"]) if row else "0" if name == "exact" else "-",
+        number(row["variance"]) if row else "0" if name == "exact" else "-",
         entry.choose,
     ]
 
@@ -83,8 +92,8 @@ def facts_row(name: str, entry: Entry, row: dict[str, Any] | None) -> list[str]:
 def measured_row(name: str, row: dict[str, Any]) -> list[str]:
     """What was measured of one estimator on a small VAE."""
     temperature = f"{float(row['temperature']):.2f}" if row["temperature"] else "-"
-    costs = (_number(row[c]) for c in ("variance", "variance_per_evaluation", "variance_per_time"))
-    return [f"`{name}`", temperature, _bias(row), *costs, f"{float(row['cosine']):.2f}"]
+    costs = (number(row[c]) for c in ("variance", "variance_per_evaluation", "variance_per_time"))
+    return [f"`{name}`", temperature, bias(row), *costs, f"{float(row['cosine']):.2f}"]
 
 
 def _where(folder: Path) -> str:
@@ -109,9 +118,10 @@ def page() -> str:
 
     return f"""# The estimators
 
-Written by `python -m scripts.estimator_table` from the registry in
-[`gsm/estimators.py`](../gsm/estimators.py) and from `results/`. The tests hold what it states of
-bias, evaluations, derivatives and learned parts, and the page to the registry and the results.
+Start with `reinmax` where f has a derivative and with `rloo` where it is a black box; the table
+says what the others are for. It is written by `python -m scripts.estimator_table` from the
+registry ([`gsm/registry.py`](../gsm/registry.py)) and from `results/`; the tests verify what it
+states of bias, evaluations, derivatives and learned parts.
 
 {
         table(
@@ -123,17 +133,17 @@ bias, evaluations, derivatives and learned parts, and the page to the registry a
                 "needs f'",
                 "learned parts",
                 "variance",
-                "choose it when",
+                "choose it for",
             ],
             facts,
         )
     }
 
 *Evaluations*: for one estimate of n variables with k classes; m samples (default in brackets).
-*Needs f'*: f is differentiated by its argument; where not, it may be a black box. *Learned parts*
-train through the surrogate and live in the train state ([`gsm/learned.py`](../gsm/learned.py)).
-*Variance* of one estimate of the encoder's gradient, over the gradient's squared length, on the
-first of the two small models below (`disarm`: on the second).
+*Needs f'*: the estimator differentiates f with respect to the sample; otherwise f may be a black
+box. *Learned parts* train through the surrogate ([`gsm/learned.py`](../gsm/learned.py)).
+*Variance*: of one estimate of the encoder's gradient, divided by the squared length of the
+gradient, on the first of the two small models below (`disarm`: on the second).
 
 ## Measured on a model whose gradient is known
 
@@ -143,18 +153,18 @@ minibatch {int(keys):,} times ({_where(CATEGORICAL)}):
 
 {measured_table(categorical)}
 
-*Bias*: distance of the mean estimate from the exact gradient, over its length; "<": cannot be
-distinguished from 0, and the number is the upper end of its 95 % band. *At equal evaluations of f*:
-variance times evaluations, which is what averaging leaves of a budget of one. *At equal time*:
-variance times the time of an estimate in units of Gumbel-Softmax's on that machine, where an estimate
-is a value and its gradient, as training computes them. Bands are bootstrap-t bands over groups of
-draws ([`gsm/diagnostics.py`](../gsm/diagnostics.py)). *Cosine* of one
-estimate to the exact gradient. `slope_annealed_st` stands at the slope that its schedule has there;
-learned parts had 1,000 steps to adapt to the standing model.
+*Bias*: distance of the mean estimate from the exact gradient, divided by the length of the
+gradient; "<": it cannot be distinguished from 0, and the number is the upper end of its 95 % band.
+*At equal evaluations of f*: variance times evaluations, the variance that averaging leaves for a
+budget of one evaluation. *At equal time*: variance times the time of an estimate relative to
+Gumbel-Softmax on that machine, where an estimate is a value and its gradient, as training computes
+them. *Cosine*: between one estimate and the exact gradient. Bands are bootstrap-t bands over groups
+of draws ([`gsm/diagnostics.py`](../gsm/diagnostics.py)). `slope_annealed_st` has the slope of its
+schedule at that step; learned parts had 1,000 steps to adapt while the model did not change.
 
 ![All estimators at the end of training, with 95 % bands](../{last_figure})
 
-![Bias, variance and cosine over the temperature](../results/variance/small_vae/temperature.png)
+![Bias, variance and cosine against the temperature](../results/variance/small_vae/temperature.png)
 
 The same with six Bernoulli units, again 64 outcomes ({_where(BERNOULLI)}):
 
@@ -162,21 +172,23 @@ The same with six Bernoulli units, again 64 outcomes ({_where(BERNOULLI)}):
 
 ## The toy problem, E (b - 0.45)²
 
-One Bernoulli unit, as Tucker et al. 2017 have it (`python -m experiments.toy`): where descent on
-each estimator's gradients ends. The optimum is b = 0 for sure.
+One Bernoulli unit, as in Tucker et al. 2017 (`python -m experiments.toy`): where gradient descent
+with each estimator ends. The optimum is b = 0 with probability 1.
 
 ![Optimisation curves](../results/variance/toy/optimisation.png)
 
-![Bias and variance over the temperature](../results/variance/toy/temperature.png)
+![Bias and variance against the temperature](../results/variance/toy/temperature.png)
 
 ## The paper's model on binarised MNIST
 
-Twenty latents of ten classes, whose exact gradient nobody can enumerate: the reference is the mean
-of 400 `local_expectation` estimates ({_where(RESULTS / "variance" / "cat_vae")}).
+Twenty latents of ten classes cannot be enumerated: the reference is the mean of 400
+`local_expectation` estimates ({_where(RESULTS / "variance" / "cat_vae")}).
 
 ![All estimators on the categorical VAE](../results/variance/cat_vae/estimators_step100000.png)
 
-## Gumbel-Softmax over the temperature (Figure 1 of the paper)
+## Gumbel-Softmax against the temperature (Figure 1 of the paper)
+
+Written by `python -m experiments.temperature`.
 
 ![Expectation and samples](../results/temperature/temperature.png)
 """
@@ -184,10 +196,16 @@ of 400 `local_expectation` estimates ({_where(RESULTS / "variance" / "cat_vae")}
 
 def main(argv: list[str]) -> None:
     del argv
-    PAGE.parent.mkdir(exist_ok=True)
-    PAGE.write_text(page())
+    text = page()
+    if not _CHECK.value:
+        PAGE.write_text(text)
+    elif PAGE.read_text() != text:
+        sys.exit(
+            f"error: {PAGE.relative_to(ROOT)} is not fresh; run python -m scripts.estimator_table"
+        )
     print(PAGE.relative_to(ROOT))
 
 
 if __name__ == "__main__":
+    _CHECK = flags.DEFINE_bool("check", False, "Write nothing; fail where the page is not fresh.")
     app.run(main)

@@ -19,7 +19,7 @@ _FROM_ONE = {**_FROM_HALF, "slope.initial": (1.0,)}
 _NORMALIZED = {"signal.normalize": (True,)}
 _ANALYTIC = {"kl": ("analytic",), "temperature.rate": (1e-4,)}
 
-CELLS = {
+CELLS: dict[str, dict[str, dict[str, tuple]]] = {
     "bern_sbn": {
         "score_function": {"optimizer.learning_rate": (3e-3,), **_NORMALIZED},
         "darn": {"optimizer.learning_rate": (3e-3,), **_NORMALIZED},

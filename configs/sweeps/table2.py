@@ -12,7 +12,6 @@ there the best result on the test set is the one reported.
 from configs.sweeps import grid
 
 PILOT = ("alpha", "labels.weight")
-MAXIMIZE = "valid_accuracy"
 
 ALPHAS = (1.0, 10.0, 100.0, 1_000.0)
 # Each with the fields that are its own.

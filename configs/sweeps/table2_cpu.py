@@ -12,8 +12,6 @@ nats and up to eight points of accuracy.
 
 from configs.sweeps import table2
 
-PILOT, MAXIMIZE = (), table2.MAXIMIZE
-
 
 def get_sweep(dataset: str = "mnist"):
     protocol = {

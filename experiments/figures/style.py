@@ -41,15 +41,22 @@ ESTIMATOR_COLOURS = {
 """One colour per estimator, and multi-sample objective, in every figure of the project."""
 
 
-def colour_key(name: str) -> str:
-    """Of an estimator, or of an objective by one: "iwae_reinmax" is of the kind iwae."""
+def colour_of(name: str) -> str:
+    """The colour of an estimator, or of an objective with one: "iwae_reinmax" has that of iwae.
+
+    An estimator that is not listed has the colour of text.
+    """
+    return ESTIMATOR_COLOURS.get(_listed(name), INK)
+
+
+def _listed(name: str) -> str:
     return name if name in ESTIMATOR_COLOURS else name.partition("_")[0]
 
 
 def in_order(estimators: Iterable[str]) -> list[str]:
-    """Each name once, by kinds."""
-    order = list(ESTIMATOR_COLOURS)
-    return sorted(set(estimators), key=lambda name: (order.index(colour_key(name)), name))
+    """Each name once, in the order of :data:`ESTIMATOR_COLOURS`; others come last."""
+    order = {name: place for place, name in enumerate(ESTIMATOR_COLOURS)}
+    return sorted(set(estimators), key=lambda name: (order.get(_listed(name), len(order)), name))
 
 
 def save(figure: plt.Figure, path: Path) -> Path:

@@ -11,8 +11,12 @@ import numpy as np
 from experiments.figures.style import legend, save
 
 
-def draw_sweep(rows: Sequence[Mapping[str, Any]], swept: Sequence[str], path: Path) -> Path:
-    """Validation and test bounds over the swept fields: the mean over seeds, and their range.
+def draw_sweep(
+    rows: Sequence[Mapping[str, Any]], swept: Sequence[str], select: str, path: Path
+) -> Path:
+    """The selected metric on validation over the swept fields: the mean of seeds, and their range.
+
+    The test set is left out: points are compared on validation alone.
 
     The first numeric field is the x axis, the others make the lines; seeds are averaged.
     """
@@ -23,34 +27,27 @@ def draw_sweep(rows: Sequence[Mapping[str, Any]], swept: Sequence[str], path: Pa
     for row in rows:
         label = ", ".join(f"{_short(name)} = {row[name]}" for name in others) or "all"
         lines.setdefault(label, []).append(row)
-    splits = [s for s in ("valid", "test") if all(row[f"{s}_nats"] is not None for row in rows)]
-    figure, axes = plt.subplots(
-        1, len(splits), figsize=(1 + 5 * len(splits), 4.5), sharey=True, squeeze=False,
-        layout="constrained",
-    )  # fmt: skip
-    axes = axes[0]
+    figure, axes = plt.subplots(figsize=(6, 4.5), layout="constrained")
     colours = plt.get_cmap("viridis")(np.linspace(0, 0.9, len(lines)))
-    for ax, split in zip(axes, splits, strict=True):
-        for colour, (label, of_line) in zip(colours, lines.items(), strict=True):
-            values: dict[Any, list[float]] = {}
-            for row in of_line:
-                values.setdefault(row[x] if x else "", []).append(row[f"{split}_nats"])
-            at = sorted(values)
-            low, mean, high = ([f(values[v]) for v in at] for f in (min, np.mean, max))
-            ax.plot(at, mean, marker="o", markersize=4, color=colour, label=label)
-            ax.fill_between(at, low, high, color=colour, alpha=0.2, linewidth=0)
-        if x:
-            ax.set_xlabel(_short(x))
-            at = sorted({row[x] for row in rows})
-            if at[0] > 0 and at[-1] / at[0] >= 8:
-                ax.set_xscale("log")
-            else:
-                ax.xaxis.set_major_locator(matplotlib.ticker.MaxNLocator(4))
-        ax.set_title(f"{split} bound", fontsize=10, loc="left")
-        ax.spines[["top", "right"]].set_visible(False)
-    axes[0].set_ylabel("nats per image")
+    for colour, (label, of_line) in zip(colours, lines.items(), strict=True):
+        values: dict[Any, list[float]] = {}
+        for row in of_line:
+            values.setdefault(row[x] if x else "", []).append(row[f"valid/{select}"])
+        at = sorted(values)
+        low, mean, high = (np.array([f(values[v]) for v in at]) for f in (min, np.mean, max))
+        axes.plot(at, mean, marker="o", markersize=4, color=colour, label=label)
+        axes.fill_between(at, low, high, color=colour, alpha=0.2, linewidth=0)
+    if x:
+        axes.set_xlabel(_short(x))
+        at = sorted({row[x] for row in rows})
+        if at[0] > 0 and at[-1] / at[0] >= 8:
+            axes.set_xscale("log")
+        else:
+            axes.xaxis.set_major_locator(matplotlib.ticker.MaxNLocator(4))
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.set_ylabel(f"{select} on validation")
     seeds = len({row.get("seed") for row in rows})
-    legend(figure, axes, f"mean and range of {seeds} seeds" if seeds > 1 else "")
+    legend(figure, np.array([axes]), f"mean and range of {seeds} seeds" if seeds > 1 else "")
     return save(figure, path)
 
 

@@ -8,7 +8,7 @@ import matplotlib
 import matplotlib.pyplot as plt
 import numpy as np
 
-from experiments.figures.style import ESTIMATOR_COLOURS, INK, colour_key, in_order, legend, save
+from experiments.figures.style import INK, colour_of, in_order, legend, save
 
 
 def draw_overlay(
@@ -44,7 +44,7 @@ def draw_overlay(
         shown = []
         for ax, ours in zip(column, (True, False), strict=False):
             for estimator in in_order([*in_paper, *(row["estimator"] for row in here)]):
-                colour = ESTIMATOR_COLOURS[colour_key(estimator)]
+                colour = colour_of(estimator)
                 cells = [cell for cell in table if cell["estimator"] == estimator]
                 for cell in cells if (estimator in in_paper) == ours else ():
                     of_cell = [row for row in here if row["row"] == cell["config_hash"]]
@@ -122,14 +122,14 @@ def draw_classification(
     last = max(row["steps"] for row in table)
     for ax, name, of_table in zip(panels, ("bound", "accuracy"), ("elbo", "accuracy"), strict=True):
         for row in table:
-            colour = ESTIMATOR_COLOURS[row["inference"]]
+            colour = colour_of(row["inference"])
             own = Path(row["config"]).stem
             same = [one for one in table if all(one[k] == row[k] for k in ("inference", "config"))]
             longer = row["steps"] > min(one["steps"] for one in same)
             details = [own] * (own != "semisup") + [f"{row['steps']:,} steps"] * longer
             label = row["inference"] + (f" ({', '.join(details)})" if details else "")
             of_row = [one for one in rows if one["row"] == row["config_hash"]]
-            if of_row:  # an older report has none
+            if of_row:  # a report may have kept no curve of a row
                 style = ":" if own != "semisup" else "--" if longer else "-"
                 _seeds(ax, of_row, colour, value=name, label=label, linestyle=style)
             ax.errorbar(row["steps"], row[of_table], row[f"{of_table}_stderr"], fmt="o", ms=4,

@@ -11,7 +11,7 @@ from experiments.figures.style import ESTIMATOR_COLOURS, INK, QUIET, legend, sav
 
 _LEAST = 1e-3  # smaller biases and variances are drawn as this
 # Whose gradient goes through the samples; the decoder's goes around them.
-_GROUPS = ("encoder", "maps_0")
+_GROUPS = ("classifier", "encoder", "maps_0", "all")
 
 
 def _band(axes, rows: Sequence[Mapping[str, Any]], name: str, over: str, **style) -> None:
@@ -122,14 +122,15 @@ def over_temperature(
 
 def draw_variance(rows: Sequence[Mapping[str, Any]], folder: Path) -> list[Path]:
     """The figures of ``experiments.variance`` from its rows; returns their paths."""
-    group = next(name for name in _GROUPS if any(row["group"] == name for row in rows))
+    measured = {row["group"] for row in rows}
+    group = next((name for name in _GROUPS if name in measured), "all")
     rows = [row for row in rows if row["group"] == group]
     paths = []
     for step in sorted({row["step"] for row in rows}):
         at_schedule = [row for row in rows if row["step"] == step and row["at"] == "schedule"]
         reference = at_schedule[0]["reference"]
         about = f"reference: {reference}. Triangle: bias that may be 0, its upper end"
-        if reference != "exact":
+        if at_schedule[0]["reference_error"] is not None:
             about = (
                 f"reference: mean of {reference}, which is grey's width from the truth. Triangle: "
                 "bias that may be 0"
@@ -144,11 +145,17 @@ def draw_variance(rows: Sequence[Mapping[str, Any]], folder: Path) -> list[Path]
     return [*paths, over_temperature(rows, "step", lambda step: f"step {step:,}", path)]
 
 
-def optimisation(curves: Sequence[Mapping[str, Any]], target: float, path: Path) -> Path:
+def optimisation(
+    curves: Sequence[Mapping[str, Any]], target: float, power: float, path: Path
+) -> Path:
     """Exact loss along the descent on each estimator's gradients, unbiased ones on the left."""
-    best = min(target**2, (1 - target) ** 2)
+    best = min(target, 1 - target) ** power
     kinds = {row["estimator"]: row["unbiased_for"] for row in curves}
-    unbiased = [name for name, kind in kinds.items() if kind == "any" or "quadratic" in kind]
+    unbiased = [
+        name
+        for name, kind in kinds.items()
+        if kind == "any" or (power == 2 and "quadratic" in kind)
+    ]
     figure, axes = plt.subplots(
         1, 2, figsize=(12, 4.2), sharex=True, sharey=True, layout="constrained"
     )
@@ -163,15 +170,20 @@ def optimisation(curves: Sequence[Mapping[str, Any]], target: float, path: Path)
         ax.set_title(title, fontsize=10, loc="left")
         ax.set_xlabel("step")
         ax.spines[["top", "right"]].set_visible(False)
-    axes[0].set_ylabel(f"E (b - {target:g})², the exact loss")
+    axes[0].set_ylabel(f"{_problem(target, power)}, the exact loss")
     legend(figure, axes, f"{curves[0]['seeds']} runs each, 95 % bands\ngrey: the optimum")
     return save(figure, path)
+
+
+def _problem(target: float, power: float) -> str:
+    return f"E (b - {target:g})²" if power == 2 else f"E |b - {target:g}|^{power:g}"
 
 
 def draw_toy(
     rows: Sequence[Mapping[str, Any]],
     curves: Sequence[Mapping[str, Any]],
     target: float,
+    power: float,
     folder: Path,
 ) -> list[Path]:
     """The figures of ``experiments.toy`` from its rows; returns their paths."""
@@ -181,15 +193,15 @@ def draw_toy(
 
     paths = [
         over_temperature(rows, "logit", heading, folder / "temperature.png"),
-        optimisation(curves, target, folder / "optimisation.png"),
+        optimisation(curves, target, power, folder / "optimisation.png"),
     ]
     middle = [
         row for row in rows
         if row["logit"] == 0 and (row["at"] == "schedule" or row["temperature"] == 0.5)
     ]  # fmt: skip
     title = (
-        f"E (b - {target:g})² at P(b = 1) = 0.5, {rows[0]['keys']:,} estimates each; 95 % bands. "
-        "Triangle: bias that may be 0, its upper end"
+        f"{_problem(target, power)} at P(b = 1) = 0.5, {rows[0]['keys']:,} estimates each; 95 % "
+        "bands. Triangle: bias that may be 0, its upper end"
     )
     return [*paths, estimators_side_by_side(middle, title, folder / "estimators.png")]
 

@@ -1,0 +1,22 @@
+"""From finished runs to tables: CSV, Markdown, JSON and figures, without jax.
+
+A table is a description (:class:`experiments.reporting.table.Table`); :func:`all_tables` lists
+those that ``python -m experiments.report`` writes.
+"""
+
+from pathlib import Path
+
+from experiments.reporting import paper, table1, table2
+from experiments.reporting.table import Table
+
+
+def all_tables(paper_folder: Path) -> tuple[Table, ...]:
+    """All tables of the project.
+
+    Args:
+      paper_folder: holds ``curves.csv``, the paper's learning curves.
+
+    Raises:
+      RecordError: that file cannot be read.
+    """
+    return table1.table(paper.read_curves(paper_folder / "curves.csv")), table2.TABLE

@@ -1,0 +1,137 @@
+"""Table 1 of Jang et al. 2017: test nats of structured prediction and VAEs, by estimator.
+
+Beside our bound at the last step stands the paper's curve at the same step, whatever the budget.
+"""
+
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+from experiments import figures
+from experiments.reporting import paper
+from experiments.reporting.layouts import Grid
+from experiments.reporting.offers import Offers
+from experiments.reporting.table import Along, Measure, Row, Table
+from experiments.storage.records import Run
+
+TASKS = {
+    "bern_sbn": "SBN (Bernoulli)",
+    "cat_sbn": "SBN (categorical)",
+    "bern_vae": "VAE (Bernoulli)",
+    "cat_vae": "VAE (categorical)",
+}
+_FIGURES = {"figure3": ("bern_sbn", "cat_sbn"), "figure4": ("bern_vae", "cat_vae")}
+
+# Of the fields that all estimators should have been offered alike, those that pilots.csv keeps.
+_IN_PILOTS = {
+    "learning_rate": "optimizer.learning_rate",
+    "final_share": "optimizer.final_share",
+    "weight_decay": "optimizer.weight_decay",
+    "temperature_floor": "temperature.floor",
+}
+_OFFERS = Offers(
+    own=(
+        "estimator", "objective", "num_samples", "kl", "signal.", "slope.", "control.", "learned.",
+        "temperature.rate", "temperature.backward",
+    ),
+    pilots=_IN_PILOTS,
+    pilot_column="task",
+    pilot_row="estimator",
+)  # fmt: skip
+
+
+def task(run: Run) -> str:
+    """The column of a run: its latents and its task."""
+    latents = "bern" if run.field("model.num_classes") == 2 else "cat"
+    return f"{latents}_{run.task}"
+
+
+def table(curves: paper.Curves) -> Table:
+    """Table 1 beside the paper's curves."""
+    valid = Measure("valid/nll")
+    test = Measure("test/nll", reference=lambda *key: paper.at_step(curves, *key))
+    in_paper = {estimator for _, estimator in curves}
+
+    def of_paper_first(estimators: Iterable[str]) -> list[str]:
+        return sorted(figures.in_order(estimators), key=lambda name: name not in in_paper)
+
+    def best_of_paper(steps: int) -> tuple[str, dict[str, str]]:
+        best = {one: paper.best_at_step(curves, one, steps) for one in TASKS}
+        texts = {one: f"{b[1]:.1f} (`{b[0]}`)" for one, b in best.items() if b is not None}
+        return "the paper's best", texts
+
+    def draw(rows: Sequence[Row], curve_rows: Sequence[Row], folder: Path) -> list[Path]:
+        paths = []
+        for name, tasks in _FIGURES.items():
+            if any(row["task"] in tasks for row in curve_rows):
+                titles = {one: TASKS[one] for one in tasks}
+                path = folder / f"{name}.png"
+                paths.append(figures.draw_overlay(curve_rows, rows, curves, titles, path))
+        return paths
+
+    return Table(
+        name="table1",
+        title="Table 1: test nats by estimator",
+        belongs=lambda run: run.task in ("vae", "sbn"),
+        column=task,
+        row=lambda run: run.estimator,
+        titles=TASKS,
+        order=figures.in_order,
+        choice=valid,
+        measures=(test,),
+        csv={
+            "task": lambda cell: cell.column,
+            "estimator": lambda cell: cell.row,
+            "steps": lambda cell: cell.steps,
+            "learning_rate": lambda cell: cell.field("optimizer.learning_rate"),
+            "temperature_rate": lambda cell: cell.field("temperature.rate"),
+            "num_samples": lambda cell: cell.field("num_samples") or None,
+            "seeds": lambda cell: len(cell.runs),
+            "valid_nats": valid.value,
+            "test_nats": test.value,
+            "stderr": test.error,
+            "paper_nats": test.published,
+            "config_hash": lambda cell: cell.config_hash,
+            "other_settings": lambda cell: cell.other_settings,
+        },
+        layout=Grid(
+            title=lambda steps: [
+                f"Test nats after {steps:,} steps, lower is better; in brackets the paper's curve "
+                "there."
+            ],
+            order=of_paper_first,
+            last_line=best_of_paper,
+        ),
+        pilots={
+            "task": task,
+            "estimator": lambda run: run.estimator,
+            "steps": lambda run: run.steps,
+            "learning_rate": lambda run: run.field("optimizer.learning_rate"),
+            "temperature_rate": lambda run: run.field("temperature.rate"),
+            "slope_initial": lambda run: run.field("slope.initial"),
+            "kl": lambda run: run.config.get("kl"),  # of VAEs alone
+            "normalize": lambda run: run.field("signal.normalize"),
+            "seed": lambda run: run.seed,
+            "valid_nats": lambda run: run.value("valid/nll"),
+            "config_hash": lambda run: run.config_hash,
+            "final_share": lambda run: run.field("optimizer.final_share"),
+            "weight_decay": lambda run: run.field("optimizer.weight_decay"),
+            "temperature_floor": lambda run: run.field("temperature.floor"),
+        },
+        pilots_order=("task", "estimator", "temperature_rate", "learning_rate"),
+        pilots_file="pilots.csv",
+        curves={
+            "task": lambda point: task(point.run),
+            "estimator": lambda point: point.run.estimator,
+            "seed": lambda point: point.run.seed,
+            "step": lambda point: point.at["step"],
+            "loss": Along("loss"),
+            "valid_nats": Along("valid/nll"),
+            "test_nats": Along("curve/nll", ends_in="test/nll"),
+            "row": lambda point: point.cell,
+            "run": lambda point: point.run.config_hash,
+        },
+        curves_file="curves.csv",
+        offers=_OFFERS,
+        decimals=5,
+        draw=draw,
+    )

@@ -1,0 +1,153 @@
+"""Table 2 of Jang et al. 2017: test bound and accuracy of semi-supervised classifiers."""
+
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+from experiments import figures
+from experiments.reporting.layouts import Lines, shown
+from experiments.reporting.table import Along, Cell, Measure, Row, Table
+from experiments.storage.records import Run
+
+_NAMES = {
+    "exact": "marginalisation",
+    "gumbel_softmax": "Gumbel-Softmax",
+    "st_gumbel_softmax": "ST-Gumbel-Softmax",
+}
+_PAPER_BOUND = {"exact": -106.8, "gumbel_softmax": -109.6, "st_gumbel_softmax": -110.7}
+_PAPER_ACCURACY = {"exact": 92.6, "gumbel_softmax": 92.4, "st_gumbel_softmax": 93.6}
+
+_TITLES = {"configs/semisup.py": "semisup", "configs/semisup_best.py": "semisup_best"}
+
+_BOUND = Measure(
+    "test/marginal_nll", scale=-1, higher_is_better=True, digits=1,
+    reference=lambda config, inference, steps: _PAPER_BOUND.get(inference),
+)  # fmt: skip
+_ACCURACY = Measure(
+    "test/accuracy", scale=100, higher_is_better=True, digits=1,
+    reference=lambda config, inference, steps: _PAPER_ACCURACY.get(inference),
+)  # fmt: skip
+_VALID_ACCURACY = Measure("valid/accuracy", scale=100, higher_is_better=True)
+
+
+def config_file(run: Run) -> str:
+    """The config file that a run is an instance of."""
+    best = run.field("consistency.weight") > 0
+    return f"configs/{'semisup_best' if best else 'semisup'}.py"
+
+
+def in_order(inferences: Iterable[str]) -> list[str]:
+    """The paper's inferences first."""
+    return sorted(set(inferences), key=lambda name: (name not in _NAMES, *_place(name)))
+
+
+def _place(name: str) -> tuple[int, str]:
+    return (list(_NAMES).index(name) if name in _NAMES else 0, name)
+
+
+def notes(cells: Sequence[Cell]) -> list[str]:
+    """Which rows can be distinguished, in words."""
+    return [
+        "Of rows with the same config, steps and images, and three seeds or more, these differ by",
+        "more than three standard errors of the difference; the others cannot be told apart:",
+        "",
+        f"* bound: {_told_apart(cells, _BOUND)}",
+        f"* accuracy: {_told_apart(cells, _ACCURACY)}",
+    ]
+
+
+def _told_apart(cells: Sequence[Cell], measure: Measure) -> str:
+    """Which cells are clearly above which, the highest first."""
+    found = []
+    for cell in sorted(cells, key=measure.value, reverse=True):
+        below = [
+            f"`{other.row}`"
+            for other in cells
+            if _protocol(other) == _protocol(cell) and measure.is_clearly_better(cell, other)
+        ]
+        if below:
+            found.append(f"`{cell.row}` above {', '.join(below)}")
+    return "; ".join(found) or "none"
+
+
+def _protocol(cell: Cell) -> tuple[str, int, int]:
+    return cell.column, cell.steps, cell.field("batch_size")
+
+
+def draw(rows: Sequence[Row], curves: Sequence[Row], folder: Path) -> list[Path]:
+    """Draw ``table2.png``, where there are learning curves."""
+    path = folder / "table2.png"
+    return [figures.draw_classification(curves, rows, path)] if curves else []
+
+
+TABLE = Table(
+    name="table2",
+    title="Table 2: semi-supervised classification",
+    belongs=lambda run: run.task == "semisupervised",
+    column=config_file,
+    row=lambda run: run.estimator,
+    titles=_TITLES,
+    order=in_order,
+    choice=_VALID_ACCURACY,
+    measures=(_BOUND, _ACCURACY),
+    csv={
+        "inference": lambda cell: cell.row,
+        "config": lambda cell: cell.column,
+        "seeds": lambda cell: len(cell.runs),
+        "steps": lambda cell: cell.steps,
+        "elbo": _BOUND.value,
+        "elbo_stderr": _BOUND.error,
+        "accuracy": _ACCURACY.value,
+        "accuracy_stderr": _ACCURACY.error,
+        "paper_elbo": _BOUND.published,
+        "paper_accuracy": _ACCURACY.published,
+        "batch_size": lambda cell: cell.field("batch_size"),
+        "labels_weight": lambda cell: cell.field("labels.weight"),
+        "alpha": lambda cell: cell.field("alpha"),
+        "valid_accuracy": _VALID_ACCURACY.value,
+        "best_test_accuracy": _ACCURACY.best,  # of all weights and seeds, as in the paper
+        "config_hash": lambda cell: cell.config_hash,
+    },
+    layout=Lines(
+        title=[
+            "Test bound in nats, higher is better, and accuracy; in brackets the paper's. Weights: "
+            "of",
+            "the labelled images' bound (`labels.weight`), of their classification loss (`alpha`).",
+            "±: standard error of the mean over the seeds; a row of one seed has none.",
+        ],
+        columns={
+            "inference over the class": lambda cell: (
+                f"{_NAMES[cell.row]} (`{cell.row}`)" if cell.row in _NAMES else f"`{cell.row}`"
+            ),
+            "config": lambda cell: f"`{_TITLES[cell.column]}`",
+            "weights": lambda cell: f"{cell.field('labels.weight'):g}, {cell.field('alpha'):g}",
+            "steps x images": lambda cell: f"{cell.steps:,} x {cell.field('batch_size')}",
+            "seeds": lambda cell: str(len(cell.runs)),
+            "bound": shown(_BOUND),
+            "accuracy, %": shown(_ACCURACY),
+        },
+        notes=notes,
+    ),
+    pilots={
+        "inference": lambda run: run.estimator,
+        "labels_weight": lambda run: run.field("labels.weight"),
+        "alpha": lambda run: run.field("alpha"),
+        "learning_rate": lambda run: run.field("optimizer.learning_rate"),
+        "steps": lambda run: run.steps,
+        "seed": lambda run: run.seed,
+        "valid_accuracy": lambda run: 100 * run.value("valid/accuracy"),
+        "config_hash": lambda run: run.config_hash,
+    },
+    pilots_file="table2_pilots.csv",
+    curves={
+        "inference": lambda point: point.run.estimator,
+        "config": lambda point: config_file(point.run),
+        "seed": lambda point: point.run.seed,
+        "row": lambda point: point.cell,
+        "run": lambda point: point.run.config_hash,
+        "step": lambda point: point.at["step"],
+        "bound": Along("valid/nll", scale=-1),
+        "accuracy": Along("valid/accuracy", scale=100),
+    },
+    curves_file="table2_curves.csv",
+    draw=draw,
+)

@@ -1,0 +1,187 @@
+"""The command line of every command: ``--config``, its overrides, and errors in one line."""
+
+import contextlib
+import difflib
+import re
+import sys
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any, cast
+
+from absl import app, flags, logging
+from ml_collections import config_flags
+
+from experiments.data import DataError
+from experiments.running import config as configuration
+from experiments.running.loop import Diverged, Interrupted
+from experiments.running.terminal import say
+from experiments.storage.errors import RecordError, ReportError
+from experiments.tasks.checks import ConfigError, fields
+
+_HELP = {"--help", "-help", "-?", "--helpfull", "--helpshort"}
+
+
+def define_config() -> flags.FlagHolder:
+    """Define ``--config``. Without a default: a default would parse sys.argv at import."""
+    holder = config_flags.DEFINE_config_file(
+        "config",
+        None,
+        "Config file, with its argument: configs/cat_vae.py:digits",
+        lock_config=True,
+    )
+    flags.mark_flag_as_required("config")
+    return holder
+
+
+def config_file() -> str:
+    """The path given to ``--config``, without the argument after the colon."""
+    return cast(Any, flags.FLAGS["config"]).config_filename
+
+
+def run(main: Any) -> None:
+    """Run a command: parse its flags, call ``main()``, and report errors in one line."""
+
+    def command(argv: Sequence[str]) -> None:
+        del argv
+        # Unless --verbosity asks for more: orbax logs 50 lines for a checkpoint, jax warns of
+        # accelerators that are not there.
+        if not flags.FLAGS["verbosity"].present:
+            logging.set_verbosity(logging.ERROR)
+        with one_line_errors():
+            main()
+
+    app.run(command, flags_parser=_parse)
+
+
+@contextlib.contextmanager
+def one_line_errors() -> Iterator[None]:
+    """End the process with one line for every error that a user can put right."""
+    try:
+        yield
+    except (ConfigError, DataError, RecordError, ReportError, OSError) as error:
+        # Orbax leaves coroutines open over a damaged checkpoint, reported in 300 lines at exit.
+        sys.unraisablehook = lambda _: None
+        sys.exit(f"error: {error}")
+    except Diverged as error:
+        sys.exit(f"stopped: {error}")
+    except Interrupted as message:
+        say(str(message))
+        sys.exit(130)
+    except KeyboardInterrupt:
+        say("stopped at once; the same command resumes from the last checkpoint")
+        sys.exit(130)
+
+
+def _parse(argv: Sequence[str]) -> list[str]:
+    """Parse the command line; exits with one line on a mistake."""
+    spec = getattr(sys.modules["__main__"], "__spec__", None)
+    program = f"python -m {spec.name}" if spec else Path(argv[0]).name
+    try:
+        takes_config = "config" in flags.FLAGS and isinstance(
+            flags.FLAGS["config"], config_flags.config_flags._ConfigFlag
+        )
+        if takes_config:
+            # For --help, which shows the flags of the main module.
+            flags.FLAGS.register_key_flag_for_module(argv[0], flags.FLAGS["config"])
+            if not _HELP & set(argv):
+                argv = _joined(argv)
+                _check_overrides(argv)
+        rest = flags.FLAGS(list(argv))
+        if rest[1:]:
+            raise ConfigError(f"unexpected argument {rest[1]!r}; options start with --")
+        return rest
+    except ConfigError as error:
+        message = str(error)
+    except Exception as error:  # absl and ml_collections raise many kinds, some with long texts
+        message = " ".join(str(error).split())[:300]
+    sys.exit(f"{program}: error: {message}")
+
+
+def _joined(argv: Sequence[str]) -> list[str]:
+    """``--config.field value`` as ``--config.field=value``, so that only one form is checked."""
+    joined = [argv[0]]
+    for argument in argv[1:]:
+        is_option = re.match(r"--?[a-z]|--$", argument)
+        if re.fullmatch(r"--?config[\w.]*", joined[-1]) and not is_option:
+            joined[-1] += f"={argument}"
+        else:
+            joined.append(argument)
+    return joined
+
+
+def _check_overrides(argv: Sequence[str]) -> None:
+    """Raise for a config that cannot be loaded and for overrides that name no field or no value.
+
+    ml_collections finds the same errors, but reports them in fifty lines of traceback.
+    """
+    options = [argument.lstrip("-").partition("=") for argument in argv if argument.startswith("-")]
+    named = [value for name, _, value in options if name == "config"]
+    if not any(named):
+        raise ConfigError("name the experiment: --config=configs/cat_vae.py:digits, for example")
+    if len(named) > 1:
+        raise ConfigError(f"--config is given more than once: {', '.join(named)}")
+    first = next(name for name, _, _ in options if name.partition(".")[0] == "config")
+    if first != "config":
+        raise ConfigError(f"--{first} stands before --config={named[0]}; put it after")
+    known = dict(fields(configuration.load(named[0])))
+    groups = {name.rpartition(".")[0] for name in known} - {""}
+    for option, equals, value in options:
+        if not option.startswith(("config.", "noconfig.")):  # "no": false, in absl's short form
+            continue
+        name = option.partition(".")[2]
+        if name in groups:
+            members = ", ".join(field for field in known if field.startswith(f"{name}."))
+            raise ConfigError(f"config.{name} is a group of fields: {members}")
+        if name not in known:
+            tops = dict.fromkeys(re.sub(r"\..*", ".*", field) for field in known)
+            near = [field for field in known if field.rpartition(".")[2] == name]
+            near = near or difflib.get_close_matches(name, known, 1, 0.5)
+            hint = f"did you mean {' or '.join(near)}?" if near else f"they are: {', '.join(tops)}"
+            raise ConfigError(f"the config has no field {name!r}; {hint}")
+        if equals or type(known[name]) is not bool:
+            _check_literal(name, known[name], value)
+
+
+def _check_literal(name: str, default: Any, text: str) -> None:
+    """Raise if ``text`` does not read as the type of the field's default."""
+    kind = type(default)
+    if kind is bool:
+        if text.lower() not in ("true", "false", "1", "0", "t", "f"):
+            raise ConfigError(f"config.{name} must be true or false; got {text!r}")
+    elif kind in (int, float):
+        try:
+            kind(text)
+        except ValueError:
+            expected = "a whole number" if kind is int else "a number"
+            raise ConfigError(f"config.{name} must be {expected}; got {text!r}") from None
+
+
+def numbers(
+    flag: flags.FlagHolder, kind: type, low: float, least: int = 0, increasing: bool = True
+) -> list:
+    """The values of a list flag as numbers.
+
+    Args:
+      flag: of a list.
+      kind: int or float.
+      low: smallest value.
+      least: smallest number of values.
+      increasing: whether they must be in increasing order.
+
+    Raises:
+      ConfigError: they are not.
+    """
+    try:
+        values = [kind(text) for text in flag.value]
+    except ValueError:
+        values = []
+        least = max(least, 1)
+    valid = all(low <= x < float("inf") for x in values)
+    valid &= not increasing or values == sorted(set(values))
+    if not valid or len(values) < least:
+        number = f"{least} or more " if least else ""
+        order = "increasing " if increasing else ""
+        what = f"whole numbers, {low:g} or more" if kind is int else "positive numbers"
+        given = ",".join(flag.value)
+        raise ConfigError(f"--{flag.name} must be {number}{order}{what}; got {given!r}")
+    return values

@@ -1,0 +1,129 @@
+"""Configurations: loaded from a file, checked, identified. Every error is one line."""
+
+import contextlib
+import hashlib
+import importlib.util
+import json
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+from ml_collections import ConfigDict
+
+from experiments import tasks
+from experiments.running.training import OPTIMIZERS
+from experiments.tasks import base
+from experiments.tasks.checks import Checks, ConfigError, fields
+from gsm import learned
+from gsm.registry import ESTIMATORS
+
+# Fields that say where files are, not what is computed.
+_PLACES = ("data.dir",)
+
+
+def load(named: str) -> ConfigDict:
+    """Call ``get_config`` of ``FILE`` or ``FILE:ARGUMENT``; raises ConfigError."""
+    path, _, argument = named.partition(":")
+    if not (Path(path).is_file() and path.endswith(".py")):
+        files = sorted(Path("configs").glob("*.py"))
+        found = [str(file) for file in files if "def get_config" in file.read_text()]
+        hint = f"configs here: {', '.join(found)}" if found else "run from the repository's root"
+        raise ConfigError(f"no config file {path!r}; {hint}")
+    config = call(load_module(path), "get_config", argument)
+    if not isinstance(config, ConfigDict):
+        raise ConfigError(f"get_config of {path} must return a ConfigDict; got {config!r}")
+    return config
+
+
+def load_module(path: str) -> ModuleType:
+    """Run a Python file of the user's; raises ConfigError, in one line, what it raises."""
+    spec = importlib.util.spec_from_file_location("_of_the_user", path)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    with _as_config_error(path):
+        spec.loader.exec_module(module)
+    return module
+
+
+def call(module: ModuleType, name: str, argument: str) -> Any:
+    """Call a function of a loaded file, with an argument if there is one; raises ConfigError."""
+    path = module.__file__
+    function = getattr(module, name, None)
+    if function is None:
+        raise ConfigError(f"{path} has no function {name}(argument)")
+    with _as_config_error(path):
+        return function(*[argument] if argument else [])
+
+
+@contextlib.contextmanager
+def _as_config_error(path: str | None) -> Iterator[None]:
+    try:
+        yield
+    except ConfigError:
+        raise
+    except Exception as error:  # it is the user's code
+        reason = " ".join(str(error).split())
+        raise ConfigError(f"{path} raises {type(error).__name__}: {reason}") from error
+
+
+def check(config: ConfigDict) -> ConfigDict:
+    """The config with references resolved, once every field is known to be valid.
+
+    Raises:
+      ConfigError: a value out of range, or two choices that exclude each other.
+    """
+    config = config.copy_and_resolve_references()
+    checks = Checks(config)
+    checks.require("task", isinstance(config.get("task"), str), "the name of a task")
+    task = tasks.find(config.task)
+    checks.types(task.default_config(config.data.name if "data" in config else ""))
+
+    checks.one_of("estimator", tuple(ESTIMATORS))
+    checks.one_of("signal.baseline", learned.BASELINES)
+    checks.one_of("optimizer.name", OPTIMIZERS)
+    checks.one_of("keep", ("last", "best"))
+    checks.whole(
+        1, "num_steps", "eval_every", "log_every", "batch_size", "temperature.update_every"
+    )
+    checks.whole(0, "seed", high=2**32 - 1)
+    checks.sizes("learned.hidden_sizes")
+    checks.positive(
+        "optimizer.learning_rate", "temperature.initial", "temperature.floor",
+        "temperature.backward", "slope.initial", "slope.cap", "learned.learning_rate",
+    )  # fmt: skip
+    checks.not_negative("temperature.rate", "slope.rate", "optimizer.weight_decay")
+    checks.below_one("optimizer.momentum", "signal.decay")
+    checks.share("optimizer.final_share")
+    for name in ("signal.constant", "control.eta"):
+        checks.require(name, abs(checks.values[name]) < float("inf"), "finite")
+    base.hyperparams(config)  # raises for schedules
+    task.check(config, checks)
+    checks.floats()
+    return config
+
+
+def from_fields(values: Mapping[str, Any]) -> ConfigDict:
+    """The checked config of a run from its flat fields, as they stand in its config.json."""
+    config = ConfigDict()
+    for name, value in values.items():
+        *groups, field = name.split(".")
+        group = config
+        for part in groups:
+            if part not in group:
+                group[part] = ConfigDict()
+            group = group[part]
+        group[field] = tuple(value) if isinstance(value, list) else value
+    return check(config)
+
+
+def identity(config: ConfigDict) -> dict[str, Any]:
+    """The fields that determine a run's numbers, in order of name; places are left out."""
+    return {name: value for name, value in sorted(fields(config)) if name not in _PLACES}
+
+
+def config_hash(config: ConfigDict) -> str:
+    """Twelve hexadecimal digits of the SHA-256 of the config's identity."""
+    text = json.dumps(identity(config), sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()[:12]

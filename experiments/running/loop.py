@@ -1,0 +1,422 @@
+"""The host's side of training: scans of many steps, and between them logs, metrics, checkpoints.
+
+A run, or several in one program, each in a folder of its own from which it resumes if it was
+stopped. Nothing here knows a task, an estimator or a metric by name.
+"""
+
+import contextlib
+import functools
+import operator
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NamedTuple, Self
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import random
+from ml_collections import ConfigDict
+
+from experiments import data, tasks
+from experiments.running import config as configuration
+from experiments.running import training
+from experiments.running.evaluation import evaluate
+from experiments.running.run_folder import (
+    Events,
+    RunFolder,
+    RunFolderError,
+    read_checkpoint,
+    read_config,
+)
+from experiments.running.terminal import Progress, StopRequest, say
+from experiments.running.training import Program, TrainState
+from experiments.tasks.base import Metric, Params, Settings, Task
+from experiments.tasks.checks import fields
+from gsm import learned
+
+# A run has diverged whose metric is this many times that of a model that knows nothing. Models
+# start at half of it or less; a hundred times the usual learning rate brought no VAE to twice it.
+_DIVERGED = 10
+
+# Keys of what is not training, apart from every seed's own: evaluation draws the same in all runs.
+_KEY_VALID, _KEY_TEST, _KEY_PICTURES = 1, 2, 3
+
+
+class Interrupted(Exception):
+    """Ctrl-C or SIGTERM came; the message says where the run is saved and how to resume it."""
+
+
+class Diverged(Exception):
+    """A loss or metric is not finite, or far worse than a guess; the message names the step."""
+
+
+class Experiment(NamedTuple):
+    """A configuration made into functions and arrays."""
+
+    config: ConfigDict
+    task: Task
+    program: Program
+    settings: Settings
+
+    @property
+    def select(self) -> Metric:
+        """The metric on validation that chooses."""
+        return self.task.held_out["valid"].metrics[self.config.select]
+
+
+def load_dataset(config: ConfigDict) -> Any:
+    """The dataset of a checked configuration; None of a task without one."""
+    return data.load(config.data.name, config.data.dir or None) if "data" in config else None
+
+
+def build(config: ConfigDict, dataset: Any, shared: Experiment | None = None) -> Experiment:
+    """The experiment of a checked configuration.
+
+    Args:
+      config: the configuration.
+      dataset: from :func:`load_dataset`.
+      shared: an experiment whose config differs in the seed and in traced fields only; its arrays
+        and compiled functions then serve this one too.
+    """
+    settings = training.settings_of(config)
+    task = tasks.find(config.task).build(config, dataset)
+    if shared is not None:
+        program = shared.program._replace(init=task.init)  # learned parts start from the settings
+        return Experiment(config, shared.task, program, settings)
+    on_device = {
+        name: split._replace(examples=jax.tree.map(jnp.asarray, split.examples))
+        for name, split in task.held_out.items()
+    }
+    task = task._replace(train=jax.tree.map(jnp.asarray, task.train), held_out=on_device)
+    return Experiment(config, task, training.program_of(config, task), settings)
+
+
+def train(config: ConfigDict, workdir: Path) -> dict[str, Any]:
+    """Run or resume the experiment of a checked config in a folder; returns its result.
+
+    Raises:
+      Interrupted: a signal came; the state is saved.
+      Diverged: names the step; the last good checkpoint is kept.
+      DataError, RunFolderError: the data or the folder cannot serve.
+    """
+    (outcome,) = train_together([config], [workdir])
+    if isinstance(outcome, Exception):
+        raise outcome
+    return outcome
+
+
+def train_together(
+    configs: Sequence[ConfigDict], workdirs: Sequence[Path]
+) -> list[dict[str, Any] | Diverged | RunFolderError]:
+    """Runs that differ in seeds and traced fields, in one program with ``vmap`` over them.
+
+    Each has its own folder, as if it were alone, and its own end: one that fails does not stop the
+    others.
+
+    Args:
+      configs: checked configs; equal but for "seed" and ``base.traced_fields``.
+      workdirs: folder of each.
+
+    Returns:
+      The result of each, or the error it ended with.
+
+    Raises:
+      Interrupted: a signal came; all states are saved.
+      DataError: the data cannot serve.
+    """
+    # Data first: no folder is left behind for a dataset that does not exist.
+    dataset = load_dataset(configs[0])
+    outcomes: list[Any] = [None] * len(configs)
+    members: list[_Member] = []
+    shared: Experiment | None = None
+    with contextlib.ExitStack() as stack:
+        for place, (config, workdir) in enumerate(zip(configs, workdirs, strict=True)):
+            try:
+                # Before the folder: the task may find that the data cannot serve it.
+                built = build(config, dataset, shared)
+                identity = configuration.identity(config)
+                run = stack.enter_context(RunFolder(workdir, identity, dict(fields(config))))
+                if (result := run.result()) is not None:
+                    say(f"{workdir} is finished; remove it, or choose another --workdir, to run "
+                        "again")  # fmt: skip
+                    outcomes[place] = result
+                    continue
+                shared = built
+                members.append(stack.enter_context(_Member(place, built, run)))
+            except RunFolderError as error:
+                outcomes[place] = error
+        with StopRequest() as stop:
+            _fit(members, stop)
+            for member in members:
+                try:
+                    outcomes[member.place] = member.error or _finish(member, stop)
+                except Diverged as error:
+                    outcomes[member.place] = error
+    return outcomes
+
+
+# --- the loop --------------------------------------------------------------------------------
+
+
+class _Member:
+    """One run in progress: its folder, its state, its clock, its best parameters."""
+
+    def __init__(self, place: int, experiment: Experiment, run: RunFolder):
+        self.place, self.experiment, self.run = place, experiment, run
+        self.config, self.task = experiment.config, experiment.task
+        self.state, self.best = _restore(experiment, run)
+        self.error: Diverged | None = None
+        rows = run.rows()
+        self._train_seconds, self._seconds = (
+            rows[-1][name] if rows else 0.0 for name in ("train_seconds", "seconds")
+        )
+        self.selected = f"valid/{self.config.select}"
+        evaluated = (row[self.selected] for row in reversed(rows) if self.selected in row)
+        self._value: float | None = next(evaluated, None)
+        self._start = time.perf_counter()
+        self._events = Events(run.path)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._events.close()
+
+    @property
+    def step(self) -> int:
+        """Steps done."""
+        return int(self.state.step)
+
+    def record(
+        self, state: TrainState, losses: np.ndarray, seconds: float, stops: bool
+    ) -> dict[str, Any]:
+        """Take over the results of a scan: check them, evaluate where it is due, log and save.
+
+        Raises:
+          Diverged: a loss or a metric is not finite, or far worse than a guess.
+        """
+        if not np.isfinite(losses).all():
+            first = int(np.argmin(np.isfinite(losses)))
+            reason = f"the loss of step {self.step + first + 1:,} is not finite ({losses[first]})"
+            raise _diverged(self.run, reason)
+        self.state, step = state, int(state.step)
+        self._train_seconds += seconds
+        config = self.config
+        hyperparams = self.experiment.program.hyperparams(state.step - 1, self.experiment.settings)
+        row: dict[str, Any] = {
+            "step": step,
+            "loss": float(losses.mean(dtype=np.float64)),
+            "temperature": float(hyperparams.temperature),
+            **{
+                f"learned/{name}": float(value)
+                for name, value in learned.summary(state.params["estimator"]).items()
+            },
+            "steps_per_second": len(losses) / seconds,
+            "train_seconds": self._train_seconds,
+        }
+        evaluates = step % config.eval_every == 0 or step == config.num_steps
+        if evaluates:
+            row |= self._evaluate(step)
+            self._value = value = row[self.selected]
+            if _better(self.experiment.select, value, float(self.best["value"])):
+                self.best = {
+                    "params": state.params, "step": state.step, "value": jnp.float32(value)
+                }  # fmt: skip
+        row["seconds"] = self._seconds + time.perf_counter() - self._start
+        self.run.append(row)  # before its checkpoint: a checkpoint always has its row
+        if evaluates or stops:
+            self.run.save(step, {"state": state._asdict(), "best": self.best})
+        self._events.add(row)
+        return row
+
+    def _evaluate(self, step: int) -> dict[str, float]:
+        """All metrics that are measured along training."""
+        row: dict[str, float] = {}
+        for name, split in self.task.held_out.items():
+            if name == "test":
+                continue
+            key = random.key(_KEY_VALID if name == "valid" else _KEY_TEST)
+            means = evaluate(split.metrics, self.state.params, key, split.examples)
+            _check(self.run, split.metrics, means, name, step)
+            row |= {f"{name}/{metric}": mean for metric, mean in means.items()}
+        return row
+
+    def shown(self, row: dict[str, Any]) -> dict[str, str]:
+        """The numbers of the progress line."""
+        numbers = {"loss": f"{row['loss']:.2f}", "temperature": f"{row['temperature']:.3f}"}
+        return numbers if self._value is None else numbers | {self.selected: f"{self._value:.4g}"}
+
+
+def _fit(members: Sequence[_Member], stop: StopRequest) -> None:
+    """Train to the last step; a member that fails is left where it was, with its error."""
+    if not members:
+        return
+    num_steps = members[0].config.num_steps
+    program, train = members[0].experiment.program, members[0].task.train
+    compiled: dict[tuple[int, int], Any] = {}
+    progress = Progress(min(member.step for member in members), num_steps)
+    try:
+        while going := [m for m in members if m.error is None and m.step < num_steps]:
+            # Members that were interrupted at other steps than the others catch up first.
+            step = min(member.step for member in going)
+            front = [member for member in going if member.step == step]
+            length = _scan_length(front[0].config, step)
+            settings, states = [m.experiment.settings for m in front], [m.state for m in front]
+            if (form := (length, len(front))) not in compiled:
+                interval = jax.jit(functools.partial(_interval, program, length))
+                compiled[form] = interval.lower(train, settings, states).compile()
+            start = time.perf_counter()
+            scanned = compiled[form](train, settings, states)
+            scanned = [(state, np.asarray(losses)) for state, losses in scanned]
+            seconds = time.perf_counter() - start
+            stops = stop.made  # asked once: a signal after the save must wait for the next
+            for member, (state, losses) in zip(front, scanned, strict=True):
+                try:
+                    row = member.record(state, losses, seconds, stops)
+                except Diverged as error:
+                    member.error = error
+                else:
+                    progress.show(
+                        member.step, row["steps_per_second"] * len(front), member.shown(row)
+                    )
+            if stops and (steps := [m.step for m in members if m.error is None]):
+                raise _interrupted(min(steps))
+    finally:
+        progress.close()
+
+
+def _interval(
+    program: Program, num_steps: int, train: Any, settings: list[Any], states: list[Any]
+) -> list[tuple[TrainState, jax.Array]]:
+    """One scan of members at the same step: their states and losses after it."""
+    scan = functools.partial(training.run_interval, program, num_steps, train)
+    if len(states) == 1:
+        return [scan(*settings, *states)]
+    stacked = (jax.tree.map(lambda *x: jnp.stack(x), *trees) for trees in (settings, states))
+    state, losses = jax.vmap(scan)(*stacked)
+    state = state._replace(key=random.clone(state.key))  # used again, with the next step folded in
+    return [jax.tree.map(operator.itemgetter(i), (state, losses)) for i in range(len(states))]
+
+
+def trained(workdir: Path) -> tuple[Experiment, Params]:
+    """The experiment of a run and the parameters that it kept, its folder untouched.
+
+    Raises:
+      DataError, RecordError, ConfigError: the data or the folder cannot serve.
+    """
+    config = configuration.from_fields(read_config(workdir))
+    experiment = build(config, load_dataset(config))
+    state, best = _initial(experiment)
+    kept = read_checkpoint(workdir, {"state": state._asdict(), "best": best})
+    return experiment, kept["best" if config.keep == "best" else "state"]["params"]
+
+
+def _scan_length(config: ConfigDict, step: int) -> int:
+    """Steps from ``step`` to the next row: no scan crosses a logging or an evaluation step."""
+    ends = [(step // every + 1) * every for every in (config.log_every, config.eval_every)]
+    return min(*ends, config.num_steps) - step
+
+
+def _initial(experiment: Experiment) -> tuple[TrainState, dict[str, Any]]:
+    """State and best parameters at step 0."""
+    state = training.init_state(experiment.program, random.key(experiment.config.seed))
+    worst = -jnp.inf if experiment.select.maximize else jnp.inf
+    return state, {
+        "params": state.params, "step": jnp.int32(0), "value": jnp.float32(worst)
+    }  # fmt: skip
+
+
+def _restore(experiment: Experiment, run: RunFolder) -> tuple[TrainState, dict[str, Any]]:
+    """State and best parameters of the last checkpoint, or of step 0; later rows are dropped."""
+    state, best = _initial(experiment)
+    if run.latest_step() is not None:
+        restored = run.restore({"state": state._asdict(), "best": best})
+        state, best = TrainState(**restored["state"]), restored["best"]
+        say(f"resuming at step {int(state.step):,} of {experiment.config.num_steps:,}")
+    rows = run.truncate(int(state.step))
+    if int(state.step) != (rows[-1]["step"] if rows else 0):
+        raise RunFolderError(
+            f"{run.path / 'metrics.jsonl'} has lost the row of step {int(state.step):,}; remove "
+            f"{run.path / 'checkpoints' / str(state.step)} to resume from the checkpoint before"
+        )
+    return state, best
+
+
+def _interrupted(step: int) -> Interrupted:
+    return Interrupted(f"saved at step {step:,}; the same command resumes the run")
+
+
+def _better(metric: Metric, value: float, than: float) -> bool:
+    return value > than if metric.maximize else value < than
+
+
+def _check(run: RunFolder, metrics: Any, means: dict[str, float], split: str, step: int) -> None:
+    """Raise Diverged if a metric shows that the parameters are of no use."""
+    for name, mean in means.items():
+        guess = metrics[name].guess
+        what = f"{split}/{name} at step {step:,}"
+        if not np.isfinite(mean):  # steps of finite loss can break the parameters
+            raise _diverged(run, f"{what} is not finite ({mean})")
+        if guess is not None and mean > _DIVERGED * guess:
+            limit = f"{_DIVERGED} times the {guess:.1f} of a uniform guess"
+            raise _diverged(run, f"{what} is {mean:.4g}, more than {limit}: training has diverged")
+
+
+def _diverged(run: RunFolder, reason: str) -> Diverged:
+    kept = run.latest_step()
+    return Diverged(
+        f"{reason}. "
+        + (f"The checkpoint of step {kept:,} is kept" if kept else "No checkpoint yet")
+        + f" in {run.path}. Try a smaller --config.optimizer.learning_rate"
+    )
+
+
+# --- the end of a run ------------------------------------------------------------------------
+
+
+def _finish(member: _Member, stop: StopRequest) -> dict[str, Any]:
+    """Measure the chosen parameters on the test set, write the result, then draw the figures."""
+    from experiments import figures  # matplotlib takes a second to import
+
+    config, task, run, state = member.config, member.task, member.run, member.state
+    start = time.perf_counter()
+    rows = run.rows()
+    params, step = state.params, member.step
+    if config.keep == "best":
+        params, step = member.best["params"], int(member.best["step"])
+
+    def between(name, left, seconds):
+        if stop.made:
+            raise _interrupted(config.num_steps)
+        if seconds and left * seconds > 2 and not announced:
+            announced.append(name)
+            say(f"test/{name}: about {left * seconds:.0f} s")
+
+    announced: list[str] = []
+    tested = {}
+    if "test" in task.held_out:
+        split = task.held_out["test"]
+        means = evaluate(split.metrics, params, random.key(_KEY_TEST), split.examples, between)
+        _check(run, split.metrics, means, "test", step)
+        tested = {f"test/{name}": mean for name, mean in means.items()}
+    test_seconds = time.perf_counter() - start
+    of_step = next((row for row in rows if row["step"] == step), {})
+    result = {
+        **tested,
+        **{name: value for name, value in of_step.items() if name.startswith("valid/")},
+        "maximize": member.experiment.select.maximize,  # the metric that config.select names
+        "selected_step": step,
+        "steps": member.step,
+        "steps_per_second": member.step / rows[-1]["train_seconds"],
+        "test_seconds": test_seconds,
+        "seconds": rows[-1]["seconds"] + test_seconds,
+        "estimator": config.estimator,
+        "dataset": config.data.name if "data" in config else None,
+        "seed": config.seed,
+        "config_hash": configuration.config_hash(config),
+    }
+    run.write_result(result)
+    pictures = task.pictures(params, random.key(_KEY_PICTURES))
+    figures.draw_run(rows, result, pictures, run.path / "figures")
+    return result

@@ -1,0 +1,196 @@
+"""The record of a finished run, read and checked.
+
+A run leaves four files in its folder:
+
+    config.json      the configuration, flat, with dotted names
+    provenance.json  command, commit, versions and device, one entry for each start
+    metrics.jsonl    one JSON object a line, with the step and the metrics measured there
+    result.json      written once, at the end
+
+Metrics are named ``split/metric``, as in ``valid/nll``, ``test/accuracy`` or ``learned/baseline``.
+The number of samples behind a bound is a field of the configuration.
+"""
+
+import json
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from experiments.storage.errors import RecordError
+from experiments.storage.files import read_json
+
+_IS: Mapping[str, Callable[[Any], bool]] = {
+    "text": lambda value: isinstance(value, str),
+    "an object": lambda value: isinstance(value, dict),
+    "a whole number": lambda value: isinstance(value, int) and not isinstance(value, bool),
+    "a number or null": lambda value: (
+        value is None or (isinstance(value, int | float) and not isinstance(value, bool))
+    ),
+}
+_CONFIG = {"task": "text", "estimator": "text", "seed": "a whole number"}
+_RESULT = {"steps": "a whole number", "config_hash": "text"}
+_ROW = {"step": "a whole number"}
+
+
+class Run(NamedTuple):
+    """A finished run, checked by :func:`checked`."""
+
+    config: dict[str, Any]
+    result: dict[str, Any]
+    rows: list[dict[str, Any]]
+    """The rows of metrics.jsonl, steps increasing."""
+    provenance: dict[str, Any]
+    """The provenance of the last start."""
+    source: str
+    """The folder or file that the run was read from, for messages."""
+
+    @property
+    def task(self) -> str:
+        return self.config["task"]
+
+    @property
+    def seed(self) -> int:
+        return self.config["seed"]
+
+    @property
+    def steps(self) -> int:
+        return self.result["steps"]
+
+    @property
+    def config_hash(self) -> str:
+        return self.result["config_hash"]
+
+    @property
+    def estimator(self) -> str:
+        """The registry key, after the name of a multi-sample objective with that estimator."""
+        objective, estimator = self.config.get("objective", "elbo"), self.config["estimator"]
+        if objective == "elbo":
+            return estimator
+        own = estimator in ("score_function", "gumbel_softmax")
+        return objective if own else f"{objective}_{estimator}"
+
+    @property
+    def settings(self) -> str:
+        """All of the configuration but the seed and the data folder, as one text."""
+        config = {k: v for k, v in self.config.items() if k not in ("seed", "data.dir")}
+        return json.dumps(config, sort_keys=True)
+
+    def field(self, name: str) -> Any:
+        """A field of the configuration.
+
+        Raises:
+          RecordError: the configuration has no such field.
+        """
+        if name not in self.config:
+            raise RecordError(f"{self.source}: field {name!r}: expected a value, got nothing")
+        return self.config[name]
+
+    def value(self, name: str) -> float:
+        """A metric of the result; NaN where it was not finite.
+
+        Raises:
+          RecordError: the result has no such metric.
+        """
+        if name not in self.result:
+            raise RecordError(f"{self.source}: field {name!r}: expected a number, got nothing")
+        value = self.result[name]
+        return float("nan") if value is None else value
+
+
+def read_run(folder: Path) -> Run:
+    """The finished run of a folder.
+
+    Raises:
+      RecordError: a file is missing or malformed; the message names file, line, field, what was
+        expected and what was found.
+    """
+    config, result, starts = (
+        read_json(folder / f"{name}.json") for name in ("config", "result", "provenance")
+    )
+    if not isinstance(starts, list) or not starts:
+        got = _short(starts)
+        raise RecordError(f"{folder / 'provenance.json'}: expected a list of starts, got {got}")
+    check(config, _CONFIG, str(folder / "config.json"))
+    check(result, _RESULT, str(folder / "result.json"))
+    check(starts[-1], {}, str(folder / "provenance.json"))
+    return Run(config, result, read_rows(folder / "metrics.jsonl"), starts[-1], str(folder))
+
+
+def read_rows(path: Path) -> list[dict[str, Any]]:
+    """The rows of a metrics.jsonl file.
+
+    Raises:
+      RecordError: a line is not a row, or its step does not follow the step of the line before.
+    """
+    try:
+        lines = path.read_text().splitlines()
+    except OSError as error:
+        raise RecordError(f"{path} cannot be read: {error.strerror}") from None
+    except ValueError as error:
+        raise RecordError(f"{path} is damaged: {error}") from None
+    rows: list[dict[str, Any]] = []
+    for number, line in enumerate(lines, 1):
+        where = f"{path}, line {number}"
+        try:
+            row = json.loads(line)
+        except ValueError:
+            raise RecordError(f"{where}: expected a JSON object, got {_short(line)}") from None
+        check_row(row, rows, where)
+        rows.append(row)
+    return rows
+
+
+def check_row(row: Any, before: Sequence[dict[str, Any]], where: str) -> None:
+    """Check a row of metrics, which follows other rows.
+
+    Raises:
+      RecordError: it is not a row, or its step is not greater than that of the row before.
+    """
+    check(row, _ROW, where)
+    if before and row["step"] <= before[-1]["step"]:
+        raise RecordError(
+            f"{where}: field 'step': expected more than {before[-1]['step']}, the step of the row "
+            f"before, got {row['step']}"
+        )
+
+
+def checked(
+    config: Any, result: Any, rows: Sequence[dict[str, Any]], provenance: Any, source: str
+) -> Run:
+    """A run from its parts, which came out of another file than its own folder's.
+
+    Raises:
+      RecordError: a part is malformed.
+    """
+    check(config, _CONFIG, f"{source}, config")
+    check(result, _RESULT, f"{source}, result")
+    check(provenance, {}, f"{source}, provenance")
+    return Run(config, result, list(rows), provenance, source)
+
+
+def check(value: Any, fields: Mapping[str, str], where: str) -> None:
+    """Check that a value is an object with the fields and their types.
+
+    Args:
+      value: what was read.
+      fields: the required fields; each of "text", "an object", "a whole number", "a number or
+        null". Every field named ``split/metric``, and the loss, must be a number or null as well.
+      where: the file and the place in it, for the message.
+
+    Raises:
+      RecordError: it is not.
+    """
+    if not isinstance(value, dict):
+        raise RecordError(f"{where}: expected an object, got {_short(value)}")
+    metrics = [name for name in value if "/" in name or name == "loss"]
+    for name, expected in {**dict.fromkeys(metrics, "a number or null"), **fields}.items():
+        if name not in value:
+            raise RecordError(f"{where}: field {name!r}: expected {expected}, got nothing")
+        if not _IS[expected](value[name]):
+            got = _short(value[name])
+            raise RecordError(f"{where}: field {name!r}: expected {expected}, got {got}")
+
+
+def _short(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) <= 60 else text[:57] + "..."

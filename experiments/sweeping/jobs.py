@@ -1,0 +1,138 @@
+"""Jobs of a sweep: points that one program trains, started, watched and, if killed, started again.
+
+What a job leaves is in the folders of its points: whatever becomes of it, the same sweep goes on.
+"""
+
+import os
+import signal
+import sys
+import time
+from collections import deque
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from experiments.running.terminal import say
+from experiments.storage.files import read_json, write_json
+from experiments.sweeping import job as job_command
+from experiments.sweeping import workers
+from experiments.sweeping.points import Point
+
+_SECONDS_BETWEEN_LOOKS = 0.2
+
+
+class Outcome(NamedTuple):
+    """The end of a point: its result, or its error."""
+
+    point: Point
+    result: dict[str, Any] | None
+    error: str = ""
+
+
+def folder(workdir: Path, point: Point) -> Path:
+    """The folder of a point's run."""
+    return workdir / "points" / point.hash
+
+
+def log_of(workdir: Path, job: Sequence[Point]) -> Path:
+    """The log of a job."""
+    return workdir / "logs" / f"{job[0].hash}.txt"
+
+
+def result_of(workdir: Path, point: Point) -> dict[str, Any] | None:
+    """The result of a point that is finished."""
+    path = folder(workdir, point) / "result.json"
+    return read_json(path) if path.exists() else None
+
+
+def command(workdir: Path, job: Sequence[Point]) -> list[str]:
+    """The command that runs a job in a process of its own."""
+    listed = workdir / "jobs" / f"{job[0].hash}.json"
+    listed.parent.mkdir(parents=True, exist_ok=True)
+    write_json(listed, [point.overrides for point in job])
+    return [
+        sys.executable, "-m", "experiments.sweeping.job", f"--points={listed}",
+        f"--folder={workdir / 'points'}",
+    ]  # fmt: skip
+
+
+def error_of(workdir: Path, job: Sequence[Point], point: Point, code: int) -> str:
+    """The last line of the job's log about the point, which names what was wrong."""
+    log = log_of(workdir, job)
+    text = log.read_text() if log.exists() else ""
+    lines = [line for line in text.splitlines() if line.strip()]
+    own = [line.partition(": ")[2] for line in lines if line.startswith(f"{point.hash}: ")]
+    return (own or lines or [f"ended with status {code}"])[-1]
+
+
+class _Running(NamedTuple):
+    job: list[Point]
+    process: workers.Running
+    attempt: int
+
+
+def run(
+    jobs: Sequence[list[Point]], workdir: Path, place: workers.Workers, retries: int
+) -> Iterator[Outcome]:
+    """Run jobs on workers; yields the outcome of each point as it comes.
+
+    Raises:
+      KeyboardInterrupt: Ctrl-C or SIGTERM came; the runs have saved their state.
+    """
+    waiting, running = deque((job, 0) for job in jobs), list[_Running]()
+    # Compiled programs are shared by the points: most differ in numbers only.
+    environment = {"JAX_COMPILATION_CACHE_DIR": str((workdir / "compiled").absolute())}
+    environment = {k: v for k, v in environment.items() if k not in os.environ}
+    # Both by a handler of our own: a shell starts what it puts in the background deaf to SIGINT.
+    signals = (signal.SIGINT, signal.SIGTERM)
+    before = {number: signal.signal(number, _interrupt) for number in signals}
+    try:
+        while waiting or running:
+            while waiting and place.free:
+                job, attempt = waiting.popleft()
+                started = place.start(command(workdir, job), log_of(workdir, job), environment)
+                running.append(_Running(job, started, attempt))
+            time.sleep(_SECONDS_BETWEEN_LOOKS)
+            for ended in list(running):
+                if (code := ended.process.poll()) is None:
+                    continue
+                running.remove(ended)
+                again = []
+                for point in ended.job:
+                    if (result := result_of(workdir, point)) is not None:
+                        yield Outcome(point, result)
+                    elif code < 0 and ended.attempt < retries:  # by a signal: not its own fault
+                        say(f"{point.hash} was killed (signal {-code}); it is started again")
+                        again.append(point)
+                    else:
+                        yield Outcome(point, None, error_of(workdir, ended.job, point, code))
+                if again:
+                    waiting.appendleft((again, ended.attempt + 1))
+    except KeyboardInterrupt:
+        say("stopping: every run saves its state ...")
+        for one in running:
+            one.process.interrupt()
+        for one in running:
+            one.process.wait()
+        raise
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def _interrupt(*_: Any) -> None:
+    raise KeyboardInterrupt
+
+
+def run_here(jobs: Sequence[list[Point]], workdir: Path) -> Iterator[Outcome]:
+    """Run jobs in this process, one after the other; yields the outcome of each point.
+
+    Raises:
+      KeyboardInterrupt: Ctrl-C or SIGTERM came; the runs have saved their state.
+    """
+    for job in jobs:
+        for point, outcome in zip(job, job_command.run(job, workdir / "points"), strict=True):
+            if isinstance(outcome, Exception):
+                yield Outcome(point, None, str(outcome))
+            else:
+                yield Outcome(point, outcome)

@@ -1,0 +1,234 @@
+"""Write the tables of README.md and docs/ that come from ``results/``.
+
+    python -m scripts.doc_tables
+    python -m scripts.doc_tables --check
+
+A table stands between ``<!-- NAME -->`` and ``<!-- end -->``, where NAME is a key of
+:data:`TABLES`. ``--check`` writes nothing and fails where a page is not what ``results/`` gives.
+The tables of the paper are those of ``python -m experiments.report``.
+"""
+
+import re
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from absl import app, flags
+
+from experiments.storage.files import read_csv, read_json
+from scripts.estimator_table import (
+    CATEGORICAL,
+    bias,
+    evaluations,
+    measured,
+    number,
+    table,
+    unbiased,
+)
+
+ROOT = Path(__file__).parent.parent
+RESULTS = ROOT / "results"
+
+# --- README ----------------------------------------------------------------------------------
+
+_PAPER_ACCURACY = 93.6  # per cent, the best of the paper's Table 2
+
+
+def headline() -> str:
+    """Trained models beside the paper."""
+    curves = read_csv(RESULTS / "paper" / "curves.csv")
+
+    def row(folder: str, config: str, what: str, task: str) -> list[str]:
+        result = _result(folder)
+        paper = next(
+            point["test_nats"]
+            for point in curves
+            if (point["task"], point["estimator"]) == (task, result["estimator"])
+            and point["step"] == result["steps"]
+        )
+        text = f"{what}, {result['steps']:,} steps: test nats"
+        ours = f"{result['test/nll']:.2f}"
+        return [f"`{config}`", text, ours, f"{paper:.1f}", _minutes(result)]
+
+    best = _result("semisup/semisup_best")
+    accuracy = f"{100 * best['test/accuracy']:.2f} %"
+    of_best = f"100 labels, {best['steps']:,} steps: test accuracy"
+    return table(
+        ["config", "experiment", "ours", "paper", "minutes"],
+        [
+            row("vae/cat_vae", "cat_vae.py", "categorical VAE", "cat_vae"),
+            row("vae/bern_vae", "bern_vae.py", "Bernoulli VAE", "bern_vae"),
+            row("sbn/cat_sbn", "cat_sbn.py", "structured prediction", "cat_sbn"),
+            ["`semisup_best.py`", of_best, accuracy, f"{_PAPER_ACCURACY} %", _minutes(best)],
+        ],
+    )
+
+
+def _result(folder: str) -> dict[str, Any]:
+    return read_json(RESULTS / folder / "run.json")["result"]
+
+
+def _minutes(result: dict[str, Any]) -> str:
+    return f"{result['seconds'] / 60:.0f}"
+
+
+def choice() -> str:
+    """An estimator for each kind of cost."""
+    from gsm.registry import ESTIMATORS
+
+    situations = {
+        "has a derivative, and must see one-hot samples": "reinmax",
+        "has a derivative, and makes sense between the classes": "gumbel_softmax",
+        "has a derivative, and the gradient must be unbiased": "rebar",
+        "is a black box that can be evaluated several times": "rloo",
+        "is a black box that can be evaluated once": "nvil",
+        "can be evaluated for each class of each variable": "local_expectation",
+    }
+    rows = measured(CATEGORICAL)
+    return table(
+        ["the cost f", "estimator", "unbiased", "evaluations of f", "bias", "variance"],
+        [
+            [
+                what,
+                f"`{name}`",
+                unbiased(ESTIMATORS[name]),
+                evaluations(ESTIMATORS[name]),
+                bias(rows[name]),
+                number(rows[name]["variance"]),
+            ]
+            for what, name in situations.items()
+        ],
+    )
+
+
+# --- docs/performance.md ---------------------------------------------------------------------
+
+
+def speed() -> str:
+    """Training and evaluation of each config."""
+    return table(
+        ["config", "training steps/s", "of matrix-product peak", "images/s at m = 1000", "of peak"],
+        [
+            [
+                f"`{row['config']}`",
+                f"{row['steps_per_second']:,.0f}",
+                f"{row['train_utilisation']:.0%}",
+                f"{row['images_per_second']:,.0f}",
+                f"{row['evaluate_utilisation']:.0%}",
+            ]
+            for row in _bench("cpu")["configs"]
+        ],
+    )
+
+
+def estimator_times() -> str:
+    """Time of a training step relative to Gumbel-Softmax."""
+    rows = _bench("cpu")["estimators"]
+    times = {(row["config"], row["estimator"]): row for row in rows}
+    names = dict.fromkeys(row["estimator"] for row in rows)
+
+    def cell(name: str, task: str) -> str:
+        row = times.get(
+            (f"configs/cat_{task}.py", name), times.get((f"configs/bern_{task}.py", name))
+        )
+        return f"{row['time_relative_to_gumbel_softmax']:.2f}" if row else "-"
+
+    def count(name: str) -> str:
+        return str(next(row["evaluations"] for row in rows if row["estimator"] == name))
+
+    return table(
+        ["estimator", "evaluations of f", "time, VAE", "time, SBN"],
+        [[f"`{name}`", count(name), cell(name, "vae"), cell(name, "sbn")] for name in names],
+    )
+
+
+def convolutions() -> str:
+    """Training of the semi-supervised classifier, in a scan and outside, and in PyTorch."""
+    lines = []
+    for row in _bench("convolutions")["convolutions"]:
+        speeds = row["steps_per_second"]
+        shown = [speeds[key] for key in ("scan", "alone", "scan_of_jax_convolutions", "pytorch")]
+        shown.append(speeds["scan"] / speeds["pytorch"])
+        images = f"{row['batch_size']}, {row['labels.batch_size']}"
+        lines.append([images, *(f"{value:.2f}" for value in shown)])
+    return table(
+        ["images, labelled images", "scanned", "alone", "scanned, jax's own convolutions",
+         "PyTorch", "scanned / PyTorch"],
+        lines,
+    )  # fmt: skip
+
+
+def _bench(name: str) -> dict[str, Any]:
+    return read_json(RESULTS / "bench" / f"{name}.json")
+
+
+# --- docs/reproduction.md --------------------------------------------------------------------
+
+
+def timing() -> str:
+    """Training speed by number of classes, beside the paper's Figure 5a."""
+    rows = read_csv(RESULTS / "timing" / "timing.csv")
+    by = {(row["classes"], row["inference"]): row for row in rows}
+
+    def line(classes: int) -> list[str]:
+        relaxed, exact = by[classes, "gumbel_softmax"], by[classes, "exact"]
+        speeds = [
+            f"{row['steps_per_second']:.3g}" if row["steps_per_second"] else "out of memory"
+            for row in (relaxed, exact)
+        ]
+        ratio = f"{exact['ratio']:.3g}" if exact["ratio"] else "-"
+        paper = [row["paper_steps_per_second"] for row in (relaxed, exact)]
+        return [str(classes), *speeds, ratio, f"{paper[0] / paper[1]:.3g}" if all(paper) else "-"]
+
+    return table(
+        [
+            "classes",
+            "Gumbel-Softmax, steps/s",
+            "marginalisation, steps/s",
+            "ratio",
+            "paper's ratio",
+        ],
+        [line(classes) for classes in dict.fromkeys(row["classes"] for row in rows)],
+    )
+
+
+# --- pages -----------------------------------------------------------------------------------
+
+TABLES: dict[str, Callable[[], str]] = {
+    "headline": headline,
+    "choice": choice,
+    "speed": speed,
+    "estimator times": estimator_times,
+    "convolutions": convolutions,
+    "timing": timing,
+}
+
+
+def fresh(text: str) -> str:
+    """A page with its tables written anew."""
+    for name, make in TABLES.items():
+        pattern = re.compile(rf"(<!-- {name} -->\n).*?(<!-- end -->)", re.DOTALL)
+        if pattern.search(text):
+            content = make()
+            text = pattern.sub(lambda match, c=content: f"{match[1]}{c}\n{match[2]}", text)
+    return text
+
+
+def main(argv: list[str]) -> None:
+    del argv
+    stale = []
+    for page in (ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))):
+        text = page.read_text()
+        if (new := fresh(text)) != text:
+            stale.append(str(page.relative_to(ROOT)))
+            if not _CHECK.value:
+                page.write_text(new)
+    if stale and _CHECK.value:
+        sys.exit(f"error: not fresh: {', '.join(stale)}; run python -m scripts.doc_tables")
+    print(f"written: {', '.join(stale)}" if stale else "the tables are fresh")
+
+
+if __name__ == "__main__":
+    _CHECK = flags.DEFINE_bool("check", False, "Write nothing; fail where a table is not fresh.")
+    app.run(main)

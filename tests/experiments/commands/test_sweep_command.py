@@ -1,0 +1,112 @@
+"""``experiments.sweep`` as a user types it: points that finish, fail, resume, are chosen."""
+
+import signal
+import subprocess
+import sys
+import time
+
+import matplotlib.image
+import pytest
+
+from tests.experiments.runs import ROOT
+from tests.experiments.sweeping.stand_ins import rows_of, write_sweep
+
+
+def command(*options):
+    return subprocess.run(
+        [sys.executable, "-m", "experiments.sweep", *options],
+        cwd=ROOT, capture_output=True, text=True, check=False,
+    )  # fmt: skip
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("options", [("--workers=2",), ("--backend=here", "--together=3")])
+def test_a_sweep_runs_its_points_reports_a_failed_one_and_skips_what_is_finished(options, tmp_path):
+    dying = {
+        "temperature.rate": 100.0,
+        "temperature.floor": 1.2e-38,
+        "temperature.update_every": 20,
+    }
+    listed = [
+        point | {"temperature.update_every": 20} for point in ({"seed": 0}, {"seed": 1}, dying)
+    ]
+    path = write_sweep(tmp_path, listed)
+    options = (f"--sweep={path}", f"--workdir={tmp_path / 'run'}", *options)
+    first = command(*options)
+    assert first.returncode == 1
+    assert "Warning" not in first.stderr
+    assert first.stderr.splitlines()[-1].startswith("1 points failed; logs in ")
+    rows = rows_of(tmp_path / "run" / "sweep.csv")
+    assert len(rows) == 3
+    (failed,) = [row for row in rows if row["error"]]
+    assert "the loss of step 21 is not finite" in failed["error"]
+    finished = [row for row in rows if not row["error"]]
+    assert {row["seed"] for row in finished} == {"0", "1"}
+    best = min(finished, key=lambda row: float(row["valid/nll"]))
+    assert best["config_hash"] in first.stdout
+    assert matplotlib.image.imread(tmp_path / "run" / "sweep.png")[..., :3].std() > 0.01
+    before = {p: p.stat().st_mtime_ns for p in (tmp_path / "run").rglob("result.json")}
+    assert len(before) == 2
+    command(*options)
+    assert before == {p: p.stat().st_mtime_ns for p in (tmp_path / "run").rglob("result.json")}
+
+
+@pytest.mark.slow
+def test_pilots_go_by_the_metric_that_the_config_selects(tmp_path):
+    """Of two learning rates the larger drives up the rate, by which the lower is then best."""
+    rates = [{"optimizer.learning_rate": rate, "select": "rate"} for rate in (0.5, 1e-3)]
+    path = write_sweep(tmp_path, rates)
+    path.write_text(f"PILOT = ('optimizer.learning_rate',)\n{path.read_text()}")
+    workdir = tmp_path / "w"
+    options = f"--sweep={path}", f"--workdir={workdir}", "--backend=here"
+    done = command(*options, "--pilot_steps=50")
+    assert done.returncode == 0, done.stderr
+    first, second = rows_of(workdir / "pilots.csv")
+    assert float(first["valid/rate"]) > float(second["valid/rate"])
+    assert "test/nll" not in first
+    assert "best on validation: optimizer.learning_rate=0.001" in done.stdout
+    assert "  valid/rate " in done.stdout
+    assert len(rows_of(workdir / "sweep.csv")) == 1
+
+
+@pytest.mark.slow
+def test_ctrl_c_saves_the_runs_and_the_same_command_resumes_them(tmp_path):
+    path = write_sweep(tmp_path, [{"num_steps": 3_000, "seed": seed} for seed in (0, 1)])
+    workdir = tmp_path / "w"
+    arguments = [f"--sweep={path}", f"--workdir={workdir}", "--backend=here", "--together=2"]
+    started = subprocess.Popen(
+        [sys.executable, "-m", "experiments.sweep", *arguments],
+        cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+    )  # fmt: skip
+    end = time.monotonic() + 120
+    while len(list(workdir.glob("points/*/metrics.jsonl"))) < 2 and time.monotonic() < end:
+        time.sleep(0.05)
+    started.send_signal(signal.SIGTERM)
+    _, err = started.communicate(timeout=120)
+    assert started.returncode == 130, err
+    assert err.splitlines()[-1] == "the same command resumes the sweep"
+    assert "saved at step" in err
+    assert "Traceback" not in err
+    resumed = command(*arguments)
+    assert resumed.returncode == 0, resumed.stderr
+    assert resumed.stderr.count("resuming at step") == 2
+    assert {row["steps"] for row in rows_of(workdir / "sweep.csv")} == {"3000"}
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ((), "--sweep=None: Flag --sweep must have a value other than None."),
+        (("--sweep=configs/sweeps/anealing.py",), "no sweep file 'configs/sweeps/anealing.py'; "),
+        (
+            ("--sweep=configs/sweeps/annealing.py:digits", "--pilot_steps=5"),
+            "--pilot_steps: configs/sweeps/annealing.py:digits names no fields in PILOT",
+        ),
+    ],
+)
+def test_a_mistake_is_one_line(options, message, tmp_path):
+    done = command(*options, f"--workdir={tmp_path / 'w'}")
+    assert done.returncode == 1
+    assert message in done.stderr
+    assert done.stderr.count("\n") == 1
+    assert not (tmp_path / "w").exists()

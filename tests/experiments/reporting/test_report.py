@@ -1,0 +1,212 @@
+"""The command, what it refuses, and whether the committed tables are fresh."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+
+import pytest
+
+from experiments.reporting import all_tables, folders
+from experiments.running import config as configuration
+from experiments.storage.errors import RecordError, ReportError
+from experiments.sweeping import points
+
+from .finished_runs import PAPER, ROOT, read, report, write_run
+
+
+def command(*options, cwd=ROOT):
+    return subprocess.run(
+        [sys.executable, "-m", "experiments.report", *options],
+        cwd=cwd, env=os.environ | {"PYTHONPATH": str(ROOT)}, capture_output=True, text=True,
+        check=False,
+    )  # fmt: skip
+
+
+def test_the_command_writes_a_table_and_prints_it(tmp_path):
+    write_run(tmp_path, "a", "reinmax", 1e-3, 0, 109.0, 107.5)
+    ended = command(f"--runs={tmp_path}")
+    assert ended.returncode == 0, ended.stderr
+    assert "| `reinmax` |  |  |  | 107.50 |" in ended.stdout
+    assert ended.stdout.endswith(f"written to {tmp_path / 'report'}\n")
+    assert {path.name for path in (tmp_path / "report").iterdir()} == {
+        "table1.csv", "table1.md", "table1.html", "table1.json", "curves.csv", "figure4.png",
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize("place", ["empty", "damaged"])
+def test_folders_that_cannot_serve_are_reported_in_one_line(place, tmp_path):
+    if place == "damaged":
+        folder = write_run(tmp_path, "a", "reinmax", 1e-3, 0, 109.0, 107.5)
+        (folder / "result.json").write_text("{}")
+    ended = command(f"--runs={tmp_path}")
+    assert (ended.returncode, ended.stdout) == (1, "")
+    assert ended.stderr.startswith("error: ")
+    assert ended.stderr.count("\n") == 1
+    assert not (tmp_path / "report").exists()
+
+
+def test_neither_reading_runs_nor_writing_a_table_imports_jax_or_flax(tmp_path):
+    write_run(tmp_path, "a", "reinmax", 1e-3, 0, 109.0, 107.5)
+    code = f"""
+import sys
+from pathlib import Path
+from experiments import report
+from experiments.reporting import all_tables, folders
+tables = all_tables(Path({str(PAPER)!r}))
+folders.write(tables[0], folders.find([Path({str(tmp_path)!r})], tables), Path(sys.argv[1]))
+print([name for name in ("jax", "flax", "gsm", "configs", "ml_collections") if name in sys.modules])
+"""
+    command = [sys.executable, "-c", code, str(tmp_path / "out")]
+    ended = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert ended.stdout == "[]\n", ended.stderr
+    assert (tmp_path / "out" / "figure4.png").is_file()
+
+
+@pytest.fixture
+def results(tmp_path):
+    """A copy of the committed reports without figures, and a document that shows the tables."""
+    for name in ("table1", "table2"):
+        shutil.copytree(
+            ROOT / "results" / name, tmp_path / name, ignore=shutil.ignore_patterns("*.png")
+        )
+    text = "".join(
+        f"<!-- table {number} -->\n{(tmp_path / f'table{number}/table{number}.md').read_text()}"
+        "<!-- end -->\n\n"
+        for number in (1, 2)
+    )
+    (tmp_path / "document.md").write_text(text)
+    return tmp_path
+
+
+def outdated(results):
+    return folders.outdated(all_tables(PAPER), results, [results / "document.md"])
+
+
+def test_the_committed_tables_are_what_their_runs_make(results):
+    assert outdated(results) == []
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["table1/table1.csv", "table1/table1.md", "table1/table1.html", "table1/curves.csv",
+     "table1/pilots.csv", "table2/table2.csv", "table2/table2.md", "table2/table2_curves.csv"],
+)  # fmt: skip
+def test_a_changed_file_is_outdated(name, results):
+    """In its last line: changed curves and pilots are read, and found where they do not belong."""
+    text = (results / name).read_text()
+    last = text.splitlines(keepends=True)[-1]
+    (results / name).write_text(text + last)
+    if name.endswith("_curves.csv") or name == "table1/curves.csv":
+        with pytest.raises(RecordError, match="step"):
+            outdated(results)
+    else:
+        assert [one for one in outdated(results) if str(results / name) in one]
+
+
+def test_a_missing_file_and_what_no_report_would_keep_are_found(results):
+    (results / "table2" / "table2.html").unlink()
+    path = results / "table1" / "table1.json"
+    about = json.loads(path.read_text())
+    next(iter(about["runs"].values()))["config"]["data.dir"] = "/somewhere"
+    path.write_text(json.dumps(about))
+    json_differs, html_differs = outdated(results)
+    assert json_differs == f"{path} differs from what a report keeps of its runs"
+    assert html_differs.startswith(f"{results / 'table2' / 'table2.html'} differs")
+
+
+def test_the_check_exits_with_1_and_names_what_differs(results, tmp_path):
+    """The command, in a folder with results/, docs/ and README.md as in the repository."""
+    shutil.copytree(PAPER, tmp_path / "results" / "paper")
+    for name in ("table1", "table2"):
+        (tmp_path / name).rename(tmp_path / "results" / name)
+    (tmp_path / "docs").mkdir()
+    (tmp_path / "document.md").rename(tmp_path / "README.md")
+    assert command("--check", cwd=tmp_path).returncode == 0
+    path = tmp_path / "results" / "table1" / "table1.csv"
+    path.write_text(path.read_text().replace("70.16205", "60.16205"))
+    ended = command("--check", cwd=tmp_path)
+    assert (ended.returncode, ended.stdout) == (1, "")
+    assert ended.stderr == (
+        "error: results/table1/table1.csv differs from the table made from "
+        "results/table1/table1.json\n"
+    )
+
+
+def test_a_changed_copy_and_missing_reports_are_found(results, tmp_path):
+    text = (results / "document.md").read_text()
+    (results / "document.md").write_text(text.replace("102.90 (103.8)", "102.91 (103.8)"))
+    assert outdated(results) == [f"{results / 'document.md'}: the copy of table 1 differs"]
+    (tmp_path / "none").mkdir()
+    with pytest.raises(ReportError, match="holds no report"):
+        folders.outdated(all_tables(PAPER), tmp_path / "none", [])
+
+
+@pytest.mark.parametrize(
+    ("damage", "message"),
+    [
+        (lambda about: about.pop("runs"), "field 'runs': expected an object, got nothing"),
+        (lambda about: about["runs"]["a"].pop("seeds"), "run a: field 'seeds': expected an object"),
+        (
+            lambda about: about["runs"]["a"]["seeds"]["0"].update(steps="many"),
+            "run a, result: field 'steps': expected a whole number, got 'many'",
+        ),
+        (
+            lambda about: about["runs"]["a"]["seeds"].update({"x": {}}),
+            "run a: expected seeds as whole numbers, got 'x'",
+        ),
+        (
+            lambda about: about["runs"]["a"].update(provenances={}),
+            "run a, provenance: expected an object, got None",
+        ),
+    ],
+)
+def test_a_malformed_report_is_one_line(damage, message, tmp_path):
+    write_run(tmp_path, "a", "reinmax", 1e-3, 0, 109.0, 107.5)
+    report(tmp_path / "out", tmp_path)
+    about = json.loads((tmp_path / "out" / "table1.json").read_text())
+    damage(about)
+    (tmp_path / "out" / "table1.json").write_text(json.dumps(about))
+    with pytest.raises(RecordError) as refusal:
+        report(tmp_path / "again", tmp_path / "out")
+    assert message in str(refusal.value)
+    assert str(tmp_path / "out" / "table1.json") in str(refusal.value)
+    assert "\n" not in str(refusal.value)
+
+
+def test_a_run_without_a_field_that_the_table_shows_is_one_line(tmp_path):
+    folder = write_run(tmp_path, "a", "reinmax", 1e-3, 0, 109.0, 107.5)
+    config = json.loads((folder / "config.json").read_text())
+    del config["temperature.rate"]
+    (folder / "config.json").write_text(json.dumps(config))
+    with pytest.raises(RecordError, match=r"points/a: field 'temperature.rate': expected a value"):
+        report(tmp_path / "out", tmp_path)
+    assert not (tmp_path / "out").exists()
+
+
+def test_the_committed_table_1_marks_what_its_column_was_not_offered():
+    """The documentation counts the other cells, below the paper's curves and above."""
+    rows = read(ROOT / "results" / "table1" / "table1.csv")
+    marked = {(r["task"], r["estimator"], r["test_nats"]) for r in rows if r["other_settings"]}
+    assert ("bern_vae", "gumbel_softmax", 104.10265) in marked
+    assert ("cat_sbn", "darn", 64.01539) in marked
+    beyond = {"rloo", "disarm", "rebar", "reinmax", "iwae_reinmax"}
+    assert {name for _, name, _ in marked} == beyond | {"gumbel_softmax", "darn"}
+    equal = [row for row in rows if not row["other_settings"]]
+    assert ("bern_vae", "gumbel_softmax", 108.53777) in {
+        (row["task"], row["estimator"], row["test_nats"]) for row in equal
+    }
+    assert len(equal) == 28
+    differences = [row["test_nats"] - row["paper_nats"] for row in equal if row["paper_nats"]]
+    below, above = (sum(sign * one > 1 for one in differences) for sign in (-1, 1))
+    assert (len(differences), below, above) == (26, 15, 5)
+
+
+def test_the_committed_table_2_is_what_its_sweep_asks_for():
+    """Though its runs were made one by one: they have the fields of the points of the sweep."""
+    found = folders.find([ROOT / "results" / "table2"], all_tables(PAPER))
+    for point in points.load_sweep(str(ROOT / "configs/sweeps/table2_cpu.py")).points:
+        wanted = json.loads(json.dumps(dict(configuration.fields(point.config))))
+        wanted.pop("data.dir")
+        assert any(wanted.items() <= run.config.items() for run in found.runs), point.overrides

@@ -1,0 +1,31 @@
+"""Where a result comes from, and what of it is published."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+from experiments.storage.provenance import portable, provenance
+
+
+def test_provenance_names_command_commit_versions_and_device():
+    about = provenance()
+    assert {"time", "command", "git_commit", "python", "jax", "numpy"} < set(about)
+    assert "CPU core(s)" in about["device"]
+
+
+def test_provenance_without_the_device_does_not_import_jax():
+    code = (
+        "import sys; from experiments.storage.provenance import provenance;"
+        "about = provenance(device=False); print('device' in about, 'jax' in sys.modules)"
+    )
+    root = Path(__file__).parents[3]
+    ended = subprocess.run([sys.executable, "-c", code], cwd=root, capture_output=True, text=True)
+    assert ended.stdout == "False False\n", ended.stderr
+
+
+def test_places_are_not_published():
+    command = "python -m a --workdir=/secret --config.data.dir=/secret '--b=1 2'"
+    assert portable({"command": command, "jax": "0.10"}) == {
+        "command": "python -m a '--b=1 2'",
+        "jax": "0.10",
+    }
