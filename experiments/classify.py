@@ -6,7 +6,7 @@ Files are IDX (also .gz), NumPy's .npy or PNG, of the size that the model was tr
 black: integers from 0 to 255, or floats from 0 to 1. Pixels of one half or more are on, as the
 classifier was trained on binary images. A row for each image: file, position in it, the likeliest
 class, all probabilities. A file that cannot be read is reported in one line; the others are still
-classified.
+classified. ``--resize`` scales images of another size.
 """
 
 import sys
@@ -24,6 +24,7 @@ from experiments.tasks.checks import ConfigError
 
 _WORKDIR = flags.DEFINE_string("workdir", None, "Folder of a finished run.", required=True)
 _IMAGES = flags.DEFINE_multi_string("images", None, "File of images; repeatable.", required=True)
+_RESIZE = flags.DEFINE_bool("resize", False, "Scale images of another size.")
 _OUT = flags.DEFINE_string("out", None, "CSV file for the probabilities; default: printed.")
 
 _IMAGES_PER_CALL = 1_000
@@ -37,7 +38,7 @@ def main() -> None:
     rows, failed = [], 0
     for name in _IMAGES.value:
         try:
-            images = read_images(Path(name), shape)
+            images = read_images(Path(name), shape, _RESIZE.value)
         except DataError as error:
             say(f"error: {error}")
             failed += 1

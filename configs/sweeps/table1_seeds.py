@@ -18,9 +18,8 @@ def get_sweep(dataset: str = "binarized_mnist"):
     for seed in (0, 1, 2):
         for estimator in ORDER:
             for config, cells in CELLS.items():
-                decays = (weight_decay(config, estimator),)
-                if seed == 0 and config.endswith("vae"):
-                    decays = (0.0, 1e-2)
+                offers_both = seed == 0 and config.endswith("vae")
+                decays = (0.0, 1e-2) if offers_both else (weight_decay(config, estimator),)
                 axes = {
                     "estimator": (estimator,),
                     "optimizer.weight_decay": decays,

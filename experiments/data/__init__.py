@@ -9,8 +9,8 @@ from experiments.data.datasets import (
     binarize,
     labelled_subset,
     load,
-    read_images,
 )
+from experiments.data.image_files import read_images
 
 __all__ = [
     "BINARIZATIONS",

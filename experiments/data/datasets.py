@@ -157,55 +157,6 @@ def binarize(dataset: Dataset, method: str) -> Dataset:
 # ---------------------------------------------------------------------------------------- datasets
 
 
-def read_images(path: Path, shape: tuple[int, int] = (28, 28)) -> np.ndarray:
-    """Images from a file: IDX (also gzipped), NumPy's .npy, or PNG.
-
-    Args:
-      path: the file; one image or many, of integers from 0 to 255 or floats from 0 to 1.
-      shape: height and width that the images must have.
-
-    Returns:
-      float32 [n, height * width] in [0, 1].
-
-    Raises:
-      DataError: the file is missing, empty, or holds something else.
-    """
-    try:
-        content = path.read_bytes()
-    except OSError as error:
-        raise DataError(f"{path}: {error.strerror}") from None
-    if not content:
-        raise DataError(f"{path}: the file is empty")
-    try:
-        if content.startswith(b"\x93NUMPY"):
-            images = np.load(io.BytesIO(content), allow_pickle=False)
-        elif content.startswith(b"\x89PNG"):
-            from PIL import Image
-
-            with Image.open(io.BytesIO(content)) as image:
-                images = np.asarray(image.convert("L"))
-        elif content.startswith((b"\x1f\x8b", b"\0\0\x08")):
-            zipped = content.startswith(b"\x1f\x8b")
-            images = _parse_idx(content if zipped else gzip.compress(content, 0), None, str(path))
-        else:
-            raise DataError(f"{path}: neither IDX of bytes, nor .npy, nor PNG")
-    except DataError:
-        raise
-    except (ValueError, EOFError, OSError, SyntaxError) as error:  # NumPy's and Pillow's
-        raise DataError(f"{path}: {' '.join(str(error).split())}") from None
-    flat = (math.prod(shape),)
-    if images.shape in (shape, flat):
-        images = images[None]
-    if images.shape[1:] not in (shape, flat) or not len(images):
-        raise DataError(
-            f"{path}: expected images of {shape[0]}x{shape[1]} pixels; found shape {images.shape}"
-        )
-    scale = 255 if np.issubdtype(images.dtype, np.integer) else 1
-    if not (np.issubdtype(images.dtype, np.number) and ((images >= 0) & (images <= scale)).all()):
-        raise DataError(f"{path}: expected integers from 0 to 255, or floats from 0 to 1")
-    return images.reshape(len(images), *flat).astype(np.float32) / scale
-
-
 def labelled_subset(
     labels: np.ndarray | None, num_labels: int, num_classes: int, seed: int
 ) -> tuple[np.ndarray, np.ndarray]:
@@ -264,7 +215,7 @@ def _load_idx_dataset(name: str, data_dir: str | os.PathLike | None) -> Dataset:
     training_rows, test_rows = SPLIT_SIZES["train"] + SPLIT_SIZES["valid"], SPLIT_SIZES["test"]
     shapes = ((training_rows, 28, 28), (training_rows,), (test_rows, 28, 28), (test_rows,))
     training_images, training_labels, test_images, test_labels = (
-        _parse_idx(contents[filename], shape, str(paths[filename]))
+        _parse_gzipped_idx(contents[filename], shape, str(paths[filename]))
         for filename, shape in zip(IDX_FILENAMES, shapes, strict=True)
     )
     for filename, labels in zip(IDX_FILENAMES[1::2], (training_labels, test_labels), strict=True):
@@ -311,9 +262,9 @@ def _load_binarized_mnist(name: str, data_dir: str | os.PathLike | None) -> Data
             )
     splits: dict[str, Any] = {}
     for split, filename in filenames.items():
-        source = str(paths[filename])
-        images = parse(_read(paths[filename]), source)
-        _check_shape(images, (SPLIT_SIZES[split], 784), source)
+        source, shape = str(paths[filename]), (SPLIT_SIZES[split], 784)
+        images = parse(_read(paths[filename]), shape, source)
+        _check_shape(images.shape, shape, source)
         _check_sha256(images.tobytes(), BINARIZED_MNIST_SHA256[split], f"{source} (its pixels)")
         splits[split] = Split(images, None)
     return Dataset(name=name, **splits, max_value=1)
@@ -334,7 +285,7 @@ def _load_digits(name: str, data_dir: str | os.PathLike | None) -> Dataset:
     from sklearn.datasets import load_digits
 
     images, labels = load_digits(return_X_y=True)
-    images = _enlarge_digits(images.reshape(-1, 8, 8).astype(np.int64))
+    images = enlarge_digits(images.reshape(-1, 8, 8).astype(np.int64))
     labels = labels.astype(np.uint8)
 
     # Raw words of a counter-based generator: NumPy promises this stream, unlike `permutation`'s.
@@ -383,7 +334,7 @@ def _bernoulli_pixels(images: np.ndarray, stream: int) -> np.ndarray:
     return draws
 
 
-def _enlarge_digits(images: np.ndarray) -> np.ndarray:
+def enlarge_digits(images: np.ndarray) -> np.ndarray:
     """int [n, 8, 8], 0..16, to uint8 [n, 784], 0..255: bilinear to 20x20, then a margin of 4.
 
     The centre of new pixel i lies at (i + 1/2) * 8/20 - 1/2 = (4 i - 3) / 10 old pixels, so tenths
@@ -402,16 +353,23 @@ def _enlarge_digits(images: np.ndarray) -> np.ndarray:
 # ----------------------------------------------------------------------------------------- parsing
 
 
-def _parse_idx(content: bytes, shape: tuple[int, ...] | None, source: str) -> np.ndarray:
-    """A gzipped IDX file of bytes as a read-only uint8 array of exactly the given shape, or any.
-
-    Format: two zero bytes, the type (8: unsigned byte), the rank, the dimensions as big-endian
-    32-bit integers, the data in C order. Source: http://yann.lecun.com/exdb/mnist/.
-    """
+def _parse_gzipped_idx(content: bytes, shape: tuple[int, ...], source: str) -> np.ndarray:
     try:
-        raw = gzip.decompress(content)
+        raw = gzip.decompress(content)  # whose checksum is right: it is no bomb
     except (OSError, EOFError, zlib.error) as error:
         raise DataError(f"{source}: not a whole gzip file ({error})") from error
+    return parse_idx(raw, shape, source)
+
+
+def parse_idx(raw: bytes, shape: tuple[int, ...] | None, source: str) -> np.ndarray:
+    """An IDX file of bytes as a read-only uint8 array of exactly the given shape, or of any.
+
+    Format: two zero bytes, the type (8: unsigned byte), the rank, the dimensions as big-endian
+    32-bit integers, the data in C order. Source: LeCun, Cortes and Burges, "The MNIST database".
+
+    Raises:
+      DataError: it is something else; the message names ``source``.
+    """
     if raw[:3] != b"\0\0\x08" or len(raw) < 4:
         raise DataError(f"{source}: expected IDX magic 00 00 08, found {raw[:3].hex(' ')}")
     header_bytes = 4 + 4 * raw[3]
@@ -430,8 +388,9 @@ def _parse_idx(content: bytes, shape: tuple[int, ...] | None, source: str) -> np
     return np.frombuffer(raw, dtype=np.uint8, offset=header_bytes).reshape(shape)
 
 
-def _parse_amat(content: bytes, source: str) -> np.ndarray:
+def _parse_amat(content: bytes, shape: tuple[int, int], source: str) -> np.ndarray:
     """Larochelle's text, 784 times "0 " or "1 " a row, the last space a newline: uint8 [n, 784]."""
+    del shape  # that of all whole rows is checked by the caller
     row_bytes = 2 * 784
     if not content or len(content) % row_bytes:
         raise DataError(
@@ -442,12 +401,17 @@ def _parse_amat(content: bytes, source: str) -> np.ndarray:
     return _zeros_and_ones(pixels, source)
 
 
-def _parse_mat(content: bytes, source: str) -> np.ndarray:
+def _parse_mat(content: bytes, shape: tuple[int, int], source: str) -> np.ndarray:
     """The matrix X of a MATLAB v5 file, of any numeric type, as uint8 [n, 784]."""
     import scipy.io
 
     try:
+        # The sizes that the headers claim, before memory is given to them.
+        claimed = {name: size for name, size, _ in scipy.io.whosmat(io.BytesIO(content))}
+        _check_shape(claimed["X"], shape, source)
         matrix = scipy.io.loadmat(io.BytesIO(content), variable_names=["X"])["X"]
+    except DataError:
+        raise
     except KeyError as error:
         raise DataError(f"{source}: expected a matrix with the key X, found none") from error
     except Exception as error:  # on damaged files SciPy raises nearly every kind there is
@@ -463,9 +427,9 @@ def _zeros_and_ones(pixels: np.ndarray, source: str) -> np.ndarray:
     return np.ascontiguousarray(pixels, dtype=np.uint8)
 
 
-def _check_shape(array: np.ndarray, shape: tuple[int, ...], source: str) -> None:
-    if array.shape != shape:
-        raise DataError(f"{source}: expected shape {shape}, found {array.shape}")
+def _check_shape(found: tuple[int, ...], expected: tuple[int, ...], source: str) -> None:
+    if found != expected:
+        raise DataError(f"{source}: expected shape {expected}, found {found}")
 
 
 # --------------------------------------------------------------------------- folder, cache, network

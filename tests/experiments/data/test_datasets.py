@@ -142,7 +142,7 @@ def test_import_is_light():
 @pytest.mark.parametrize("shape", [(5,), (4, 28, 28), (2, 3, 5, 7)])
 def test_idx_round_trip(shape):
     array = np.random.default_rng(0).integers(0, 256, shape, dtype=np.uint8)
-    read = data._parse_idx(idx_bytes(array), shape, "here")
+    read = data._parse_gzipped_idx(idx_bytes(array), shape, "here")
     assert read.dtype == np.uint8
     np.testing.assert_array_equal(read, array)
 
@@ -171,7 +171,7 @@ LABELS = np.arange(10, dtype=np.uint8)
     ids=lambda value: "file" if isinstance(value, bytes) else value,
 )
 def test_idx_faults_name_the_file_and_the_fault(content, expected):
-    message = error_of(data._parse_idx, content, (10,), "here.gz")
+    message = error_of(data._parse_gzipped_idx, content, (10,), "here.gz")
     assert message.startswith("here.gz: ")
     assert expected in message
 
@@ -495,7 +495,7 @@ def test_mat_without_x(tiny_binary, tmp_path):
     write_mat(folder, tiny_binary)
     scipy.io.savemat(folder / "test.mat", {"Y": tiny_binary["test"]})
     assert "key X" in error_of(data.load, "binarized_mnist", tmp_path)
-    scipy.io.savemat(folder / "test.mat", {"X": "text"})
+    scipy.io.savemat(folder / "test.mat", {"X": np.full((3, 784), "cells", object)})
     assert "matrix of numbers" in error_of(data.load, "binarized_mnist", tmp_path)
 
 
@@ -544,7 +544,7 @@ def test_digits_are_each_used_once_with_their_own_label(digits):
     from sklearn.datasets import load_digits
 
     originals, labels = load_digits(return_X_y=True)
-    expected = data._enlarge_digits(originals.reshape(-1, 8, 8).astype(np.int64))
+    expected = data.enlarge_digits(originals.reshape(-1, 8, 8).astype(np.int64))
     assert len(np.unique(expected, axis=0)) == len(np.unique(originals, axis=0)) == 1797
 
     def rows(images, labels):
@@ -560,11 +560,11 @@ def test_digits_enlargement_against_floating_point():
     original = np.random.default_rng(5).integers(0, 17, (1, 8, 8))
     at = np.clip((np.arange(20) + 0.5) * 8 / 20 - 0.5, 0, 7)
     smooth = map_coordinates(original[0] / 16 * 255, np.meshgrid(at, at, indexing="ij"), order=1)
-    framed = data._enlarge_digits(original).reshape(28, 28)
+    framed = data.enlarge_digits(original).reshape(28, 28)
     assert np.abs(framed[4:24, 4:24] - smooth).max() <= 0.5 + 1e-9
     framed[4:24, 4:24] = 0
     assert not framed.any()
-    white = data._enlarge_digits(np.full((1, 8, 8), 16))
+    white = data.enlarge_digits(np.full((1, 8, 8), 16))
     assert set(white.tolist()[0]) == {0, 255}
 
 
@@ -704,4 +704,6 @@ def test_real_binarized_mnist():
         text[:, -1, 1] = ord("\n")
         assert sha256(text.tobytes()) == registered[f"binarized_mnist_{split}.amat"]
         if split == "test":
-            np.testing.assert_array_equal(data._parse_amat(text.tobytes(), "text"), images)
+            np.testing.assert_array_equal(
+                data._parse_amat(text.tobytes(), images.shape, "text"), images
+            )

@@ -1,8 +1,5 @@
 """Semi-supervised classification: its losses against each other, its data, its refusals."""
 
-import gzip
-import struct
-
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -128,60 +125,6 @@ def test_labels_are_drawn_alike_for_each_class_by_the_seed_alone(digits):  # noq
 def test_labels_that_cannot_be_had_are_refused(labels, number, classes, told):
     with pytest.raises(data.DataError, match=told):
         data.labelled_subset(labels and np.array(labels), number, classes, seed=0)
-
-
-IMAGES = (np.arange(2 * 784) % 256).astype(np.uint8).reshape(2, 28, 28)
-IDX = struct.pack(">BBBBIII", 0, 0, 8, 3, 2, 28, 28) + IMAGES.tobytes()
-
-
-def test_images_are_read_from_every_format(tmp_path):
-    from PIL import Image
-
-    (tmp_path / "a.idx").write_bytes(IDX)
-    (tmp_path / "a.gz").write_bytes(gzip.compress(IDX))
-    np.save(tmp_path / "a.npy", IMAGES)
-    np.save(tmp_path / "floats.npy", IMAGES.reshape(2, 784) / 255)
-    Image.fromarray(IMAGES[0]).save(tmp_path / "a.png")
-    expected = IMAGES.reshape(2, 784) / np.float32(255)
-    for name in ("a.idx", "a.gz", "a.npy", "floats.npy"):
-        np.testing.assert_allclose(data.read_images(tmp_path / name, (28, 28)), expected, rtol=1e-6)
-    np.testing.assert_allclose(
-        data.read_images(tmp_path / "a.png", (28, 28)), expected[:1], rtol=1e-6
-    )
-
-
-def npy(array):
-    import io
-
-    file = io.BytesIO()
-    np.save(file, array)
-    return file.getvalue()
-
-
-@pytest.mark.parametrize(
-    ("content", "told"),
-    [
-        (None, "No such file"),
-        (b"", "the file is empty"),
-        (b"hello", "neither IDX of bytes, nor .npy, nor PNG"),
-        (IDX[:-1], "expected 1568 bytes of data"),
-        (b"\x1f\x8bxx", "not a whole gzip file"),
-        (b"\x89PNG broken", "cannot identify image"),
-        (npy(np.zeros((3, 9, 9))), r"expected images of 28x28 pixels; found shape \(3, 9, 9\)"),
-        (npy(np.zeros((0, 28, 28))), r"found shape \(0, 28, 28\)"),
-        (npy(np.full((1, 28, 28), np.nan)), "expected integers from 0 to 255, or floats"),
-        (npy(np.full((28, 28), -1)), "expected integers from 0 to 255"),
-        (npy(np.full((28, 28), "a")), "expected integers from 0 to 255"),
-    ],
-)
-def test_files_that_hold_no_images_are_named_in_one_line(tmp_path, content, told):
-    path = tmp_path / "images"
-    if content is not None:
-        path.write_bytes(content)
-    with pytest.raises(data.DataError, match=told) as refusal:
-        data.read_images(path, (28, 28))
-    assert str(path) in str(refusal.value)
-    assert "\n" not in str(refusal.value)
 
 
 # --- the task ---
