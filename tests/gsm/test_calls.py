@@ -70,8 +70,8 @@ def test_the_function_and_its_registry_entry_are_one_estimator(name):
             return cost(function(KEY, logits, **required))
         return function(KEY, logits, cost, **required)
 
-    ours = jax.value_and_grad(lambda logits: call(name, KEY, logits, cost))(LOGITS)
-    for a, b in zip(ours, jax.value_and_grad(direct)(LOGITS), strict=True):
+    ours = jax.jit(jax.value_and_grad(lambda logits: call(name, KEY, logits, cost)))(LOGITS)
+    for a, b in zip(ours, jax.jit(jax.value_and_grad(direct))(LOGITS), strict=True):
         np.testing.assert_array_equal(a, b)
 
 
@@ -89,7 +89,7 @@ def test_a_hyperparameter_left_out_is_the_default_of_the_function(name):
 def test_no_entry_is_another_one_in_disguise():
     """By default, with what it requires, each gives a gradient that no other gives at that key."""
     gradients = {
-        name: np.asarray(jax.grad(lambda x, n=name: call(n, KEY, x, cost))(LOGITS))
+        name: np.asarray(jax.jit(jax.grad(lambda x, n=name: call(n, KEY, x, cost)))(LOGITS))
         for name in ESTIMATORS
     }
     names = sorted(gradients)
@@ -128,7 +128,8 @@ def test_a_minibatch_is_refused_and_batched_named(name):
     with pytest.raises(ValueError, match=rf"{name}: .*; got shape \(2,\): use logits\[None\]"):
         call(name, KEY, LOGITS[0], cost)
     estimator = getattr(gsm, name)  # as the message says
-    assert gsm.batched(estimator)(KEY, batch, cost, **REQUIRED.get(name, {})).shape == (32,)
+    estimate = functools.partial(gsm.batched(estimator), f=cost, **REQUIRED.get(name, {}))
+    assert jax.eval_shape(estimate, KEY, batch).shape == (32,)
 
 
 @over_registry
@@ -216,7 +217,7 @@ def test_operators_refuse_what_is_not_logits(name):
 @over_samplers
 @pytest.mark.parametrize("shape", [(3,), (4, 3), (2, 4, 3), (0, 3), (2,), (5, 1, 2)])
 def test_samplers_keep_every_leading_axis(name, shape):
-    sample = SAMPLERS[name](KEY, jnp.zeros(shape, jnp.bfloat16))
+    sample = jax.eval_shape(SAMPLERS[name], KEY, jnp.zeros(shape, jnp.bfloat16))
     classes = 2 if name == "gumbel_top_k" else shape[-1]
     assert sample.shape == (*shape[:-1], classes)
 
@@ -225,7 +226,7 @@ def test_samplers_keep_every_leading_axis(name, shape):
 def test_leading_axes_are_independent_variables_of_the_right_law(name):
     """Chi-square on the first class drawn, false-alarm rate 1e-6 each."""
     logits = jnp.array([[0.0, 1.0, -1.0], [2.0, 0.0, -jnp.inf]])
-    sample = np.asarray(SAMPLERS[name](KEY, jnp.broadcast_to(logits, (50, 200, 2, 3))))
+    sample = np.asarray(jax.jit(SAMPLERS[name])(KEY, jnp.broadcast_to(logits, (50, 200, 2, 3))))
     drawn = sample[..., 0] if name == "gumbel_top_k" else sample.argmax(axis=-1)
     for row, drawn_of_row in enumerate(np.moveaxis(drawn, -1, 0)):
         counts = np.bincount(drawn_of_row.ravel(), minlength=3)
@@ -336,7 +337,7 @@ def test_a_traced_temperature_is_the_number_and_compiles_once(name):
 
         return jax.grad(loss)(LOGITS)
 
-    several = jax.vmap(gradient)(jnp.array([0.3, 2.0]))
+    gradient, several = jax.jit(gradient), jax.jit(jax.vmap(gradient))(jnp.array([0.3, 2.0]))
     np.testing.assert_allclose(several[0], gradient(0.3), rtol=1e-4, atol=1e-6)
     np.testing.assert_allclose(several[1], gradient(2.0), rtol=1e-4, atol=1e-6)
 
@@ -347,12 +348,13 @@ def test_samplers_compute_in_float32_at_least_and_return_the_dtype_of_the_logits
     """The sample of low-precision logits is that of the same numbers in float32, rounded."""
     with jax.enable_x64(dtype == "float64"):
         logits = (3 * random.normal(random.key(1), (50, 5))).astype(dtype)
-        sample = SAMPLERS[name](KEY, logits)
+        sampler = jax.jit(SAMPLERS[name])
+        sample = sampler(KEY, logits)
         if dtype == "float64":
             assert sample.dtype in (jnp.float64, jnp.int32, jnp.int64)
             assert np.isfinite(np.asarray(sample)).all()
             return
-        precise = SAMPLERS[name](KEY, logits.astype(jnp.float32))
+        precise = sampler(KEY, logits.astype(jnp.float32))
         if name == "log_gumbel_softmax":  # which has no use for a rounded logarithm
             assert sample.dtype == jnp.float32
         elif name != "gumbel_top_k":
@@ -366,7 +368,8 @@ def test_operators_take_float64_and_give_gradients_of_it(name):
     """Low precision is a law of its own, :func:`gsm.testing.check_low_precision`."""
     with jax.enable_x64(True):
         logits = jnp.asarray(UNITS.logits)
-        value, gradient = jax.value_and_grad(lambda x: call(name, KEY, x, cost))(logits)
+        estimate = jax.jit(jax.value_and_grad(lambda x: call(name, KEY, x, cost)))
+        value, gradient = estimate(logits)
         assert value.dtype == gradient.dtype == jnp.float64
         assert np.isfinite(float(value))
         assert np.isfinite(gradient).all()

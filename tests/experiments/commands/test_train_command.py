@@ -41,14 +41,14 @@ FIGURES = ("nll", "rate", "reconstructions", "samples", "class_use")
 
 # --- the command in its own process ---
 
-# 200 rows in about two seconds: long enough to be hit by a signal in the midst. It overfits: the
+# 100 rows in about a second: long enough to be hit by a signal in the midst. It overfits: the
 # best parameters are those of step 250, before the first break, and must outlive them all.
 LONG = (
     *SMALL,
     "--config.model.num_latents=20",
     "--config.optimizer.learning_rate=0.01",
     "--config.temperature.rate=0",
-    "--config.num_steps=2000",
+    "--config.num_steps=1000",
     "--config.log_every=10",
     "--config.eval_every=250",
 )
@@ -131,9 +131,9 @@ def broken(tmp_path_factory) -> Broken:
     """The unbroken run's command four times: Ctrl-C, SIGTERM, kill -9, and then to the end."""
     workdir = tmp_path_factory.mktemp("broken") / "run"
     options = (*LONG, f"--workdir={workdir}")
-    ctrl_c = Command(*options, terminal=True).signal_after(30, workdir, signal.SIGINT).ended()
-    terminated = Command(*options).signal_after(50, workdir, signal.SIGTERM).ended()
-    killed = Command(*options).signal_after(60, workdir, signal.SIGKILL).ended()
+    ctrl_c = Command(*options, terminal=True).signal_after(26, workdir, signal.SIGINT).ended()
+    terminated = Command(*options).signal_after(20, workdir, signal.SIGTERM).ended()
+    killed = Command(*options).signal_after(20, workdir, signal.SIGKILL).ended()
     with (workdir / "metrics.jsonl").open("a") as file:
         file.write('{"step": 99990, "loss": 17')
     return Broken(workdir, ctrl_c, terminated, killed, Command(*options).ended())
@@ -148,18 +148,18 @@ def test_one_command_trains_and_leaves_everything_in_the_folder(unbroken):
         "seconds", "steps_per_second", "test_seconds", "estimator", "dataset", "seed",
         "config_hash",
     }  # fmt: skip
-    assert result["steps"] == 2000
+    assert result["steps"] == 1000
     assert result["selected_step"] == 250
     assert 64 * 0.1 < result["test/nll"] < 181  # nats of 64 pixels; 182 untrained
     assert 0 < result["steps_per_second"] < 1e6
     assert re.fullmatch("[0-9a-f]{12}", result["config_hash"])
-    assert [row["step"] for row in rows_of(workdir)] == list(range(10, 2001, 10))
+    assert [row["step"] for row in rows_of(workdir)] == list(range(10, 1001, 10))
     fields = json.loads((workdir / "config.json").read_text())
-    assert (fields["num_steps"], fields["model.num_latents"]) == (2000, 20)
+    assert (fields["num_steps"], fields["model.num_latents"]) == (1000, 20)
     start, *_ = json.loads((workdir / "provenance.json").read_text())
     assert start["command"].startswith("python -m experiments.train --config=configs/cat_vae.py")
     assert start["jax"] == jax.__version__
-    assert sorted(p.name for p in (workdir / "checkpoints").iterdir()) == ["1750", "2000"]
+    assert sorted(p.name for p in (workdir / "checkpoints").iterdir()) == ["1000", "750"]
     if (workdir / "events").exists():  # with the extra
         assert list((workdir / "events").glob("events.out.tfevents.*"))
 
@@ -178,7 +178,7 @@ def test_no_other_figure_is_written(unbroken):
 
 
 _PLAIN_LINE = (
-    r"step [\d,]+/2,000  loss [\d.]+  temperature [\d.]+(  valid/nll [\d.]+)?"
+    r"step [\d,]+/1,000  loss [\d.]+  temperature [\d.]+(  valid/nll [\d.]+)?"
     r"  [\d,]+ steps/s  [\d:]+ left"
 )
 
@@ -191,7 +191,7 @@ def test_piped_output_is_plain_lines(unbroken, broken):
             lines = [first, *lines]
         for line in lines:  # no log of orbax, no warning of jax
             assert re.fullmatch(_PLAIN_LINE, line), line
-        assert lines[-1].startswith("step 2,000/2,000")
+        assert lines[-1].startswith("step 1,000/1,000")
         assert "valid/nll" in lines[-1]
 
 
@@ -219,10 +219,10 @@ def test_each_start_resumes_where_the_last_stopped(broken):
 
     assert broken.killed.code == -signal.SIGKILL
     assert broken.last.code == 0, broken.last.err
-    saved, resumed = r"saved at step ([\d,]+);", r"resuming at step ([\d,]+) of 2,000"
-    assert 300 <= steps(saved, broken.ctrl_c) == steps(resumed, broken.terminated)
-    assert 800 <= steps(saved, broken.terminated) == steps(resumed, broken.killed)
-    assert steps(resumed, broken.killed) <= steps(resumed, broken.last) < 2000
+    saved, resumed = r"saved at step ([\d,]+);", r"resuming at step ([\d,]+) of 1,000"
+    assert 260 <= steps(saved, broken.ctrl_c) == steps(resumed, broken.terminated)
+    assert 460 <= steps(saved, broken.terminated) == steps(resumed, broken.killed)
+    assert steps(resumed, broken.killed) <= steps(resumed, broken.last) < 1000
 
 
 def test_a_broken_run_equals_the_unbroken_one_bit_for_bit(unbroken, broken):
@@ -234,7 +234,7 @@ def test_a_broken_run_equals_the_unbroken_one_bit_for_bit(unbroken, broken):
         name = Path("figures") / f"{figure}.png"
         assert (broken.workdir / name).read_bytes() == (workdir / name).read_bytes(), figure
     parameters, again = checkpoint_of(workdir), checkpoint_of(broken.workdir)
-    assert step_of(parameters) == 2000
+    assert step_of(parameters) == 1000
     assert again == parameters
 
 
@@ -249,7 +249,7 @@ def test_a_terminal_shows_a_bar_with_all_that_one_watches(broken):
     frames = [frame for frame in broken.ctrl_c.err.split("\r") if "valid/nll=" in frame]
     assert frames
     frame = frames[-1]
-    assert re.search(r"\d+%\|.*\| *\d+/2000 \[\d\d:\d\d<\d\d:\d\d, +[\d.]+step/s", frame)
+    assert re.search(r"\d+%\|.*\| *\d+/1000 \[\d\d:\d\d<\d\d:\d\d, +[\d.]+step/s", frame)
     assert re.search(r"loss=\d+\.\d+", frame)
     assert re.search(r"temperature=\d\.\d+", frame)
     assert re.search(r"valid/nll=\d{2,3}", frame)

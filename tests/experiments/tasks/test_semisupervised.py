@@ -1,5 +1,7 @@
 """Semi-supervised classification: its losses against each other, its data, its refusals."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -177,7 +179,9 @@ class Built:
         self.params = jax.jit(self.task.init)(random.key(1))
         stored = jnp.asarray(self.task.train[:1])
         self.batch = jax.vmap(self.task.prepare)(random.split(random.key(2), 1), stored)
-        self.loss = jax.jit(lambda key: self.task.loss(self.params, key, self.batch, Hyperparams()))
+        # Parameters are arguments: constants of that size take seconds to fold.
+        loss = jax.jit(lambda params, key: self.task.loss(params, key, self.batch, Hyperparams()))
+        self.loss = functools.partial(loss, self.params)
 
 
 def test_alpha_weighs_the_classification_of_all_labelled_images(digits):  # noqa: F811
