@@ -25,12 +25,12 @@ from experiments.running.evaluation import evaluate
 from experiments.running.run_folder import (
     Events,
     RunFolder,
-    RunFolderError,
     read_checkpoint,
     read_config,
 )
 from experiments.running.terminal import Progress, StopRequest, say
 from experiments.running.training import Program, TrainState
+from experiments.storage.errors import RecordError
 from experiments.tasks.base import Metric, Params, Settings, Task
 from experiments.tasks.checks import fields
 from gsm import learned
@@ -98,7 +98,7 @@ def train(config: ConfigDict, workdir: Path) -> dict[str, Any]:
     Raises:
       Interrupted: a signal came; the state is saved.
       Diverged: names the step; the last good checkpoint is kept.
-      DataError, RunFolderError: the data or the folder cannot serve.
+      DataError, RecordError: the data or the folder cannot serve.
     """
     (outcome,) = train_together([config], [workdir])
     if isinstance(outcome, Exception):
@@ -108,7 +108,7 @@ def train(config: ConfigDict, workdir: Path) -> dict[str, Any]:
 
 def train_together(
     configs: Sequence[ConfigDict], workdirs: Sequence[Path]
-) -> list[dict[str, Any] | Diverged | RunFolderError]:
+) -> list[dict[str, Any] | Diverged | RecordError]:
     """Runs that differ in seeds and traced fields, in one program with ``vmap`` over them.
 
     Each has its own folder, as if it were alone, and its own end: one that fails does not stop the
@@ -144,7 +144,7 @@ def train_together(
                     continue
                 shared = built
                 members.append(stack.enter_context(_Member(place, built, run)))
-            except RunFolderError as error:
+            except RecordError as error:
                 outcomes[place] = error
         with StopRequest() as stop:
             _fit(members, stop)
@@ -330,16 +330,10 @@ def _initial(experiment: Experiment) -> tuple[TrainState, dict[str, Any]]:
 def _restore(experiment: Experiment, run: RunFolder) -> tuple[TrainState, dict[str, Any]]:
     """State and best parameters of the last checkpoint, or of step 0; later rows are dropped."""
     state, best = _initial(experiment)
-    if run.latest_step() is not None:
-        restored = run.restore({"state": state._asdict(), "best": best})
+    restored = run.resume({"state": state._asdict(), "best": best})
+    if restored is not None:
         state, best = TrainState(**restored["state"]), restored["best"]
         say(f"resuming at step {int(state.step):,} of {experiment.config.num_steps:,}")
-    rows = run.truncate(int(state.step))
-    if int(state.step) != (rows[-1]["step"] if rows else 0):
-        raise RunFolderError(
-            f"{run.path / 'metrics.jsonl'} has lost the row of step {int(state.step):,}; remove "
-            f"{run.path / 'checkpoints' / str(state.step)} to resume from the checkpoint before"
-        )
     return state, best
 
 
@@ -364,7 +358,7 @@ def _check(run: RunFolder, metrics: Any, means: dict[str, float], split: str, st
 
 
 def _diverged(run: RunFolder, reason: str) -> Diverged:
-    kept = run.latest_step()
+    kept = next(iter(run.checkpoints.steps()), None)
     return Diverged(
         f"{reason}. "
         + (f"The checkpoint of step {kept:,} is kept" if kept else "No checkpoint yet")

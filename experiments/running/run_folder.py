@@ -6,17 +6,20 @@ metrics.jsonl    one object a row, flushed as it comes
 checkpoints/     orbax, the last two
 result.json      written once, at the end
 figures/         PNG
+damaged/         checkpoints that were found damaged, if any
 .lock            held by the process that runs here
 """
 
 import importlib.util
 import json
-from collections.abc import Mapping
+import time
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import IO, Any, Self
 
-import jax
-
+from experiments.running.checkpoints import Checkpoints
+from experiments.running.terminal import say
+from experiments.storage import records
 from experiments.storage.errors import RecordError
 from experiments.storage.files import finite, read_json, write_atomically, write_json
 from experiments.storage.provenance import provenance
@@ -34,28 +37,49 @@ class RunFolderError(RecordError):
 class RunFolder:
     """One folder for one config. Opened again with the same config, it resumes the run.
 
+    Nothing is written before all that is there has been checked.
+
     Args:
       path: the folder; made if it is not there.
       identity: fields that must be equal for the folder to be the same run's.
       config: all fields, for the record.
+      patience: seconds to wait for another process to leave the folder.
 
     Raises:
       RunFolderError: the folder holds the run of another config, or other files.
+      RecordError: a file in it is damaged.
     """
 
-    def __init__(self, path: Path, identity: Mapping[str, Any], config: Mapping[str, Any]):
+    def __init__(
+        self,
+        path: Path,
+        identity: Mapping[str, Any],
+        config: Mapping[str, Any],
+        patience: float = 0,
+    ):
         self.path = path
-        self._manager = None
-        self._lock = None
+        self.checkpoints = Checkpoints(path / "checkpoints")
+        self._rows: list[dict[str, Any]] = []
+        self._lock: IO[str] | None = None
+        self._result: dict[str, Any] | None = None
         try:
             self._check(json.loads(json.dumps(identity)))
             (path / "figures").mkdir(parents=True, exist_ok=True)
-            self._lock = _lock(path / ".lock")
+            self._lock = lock(
+                path / ".lock",
+                f"another process is running in {path}; wait for it, or choose another --workdir",
+                patience,
+            )
+            starts = self._read("provenance.json", records.check_starts, "remove it") or []
+            self._result = self._read("result.json", records.check_result, "remove it")
             write_json(path / "config.json", dict(config))
-            starts = self._read_json("provenance.json") or []
             write_json(path / "provenance.json", [*starts, provenance()])
         except OSError as error:
+            self.close()
             raise RunFolderError(f"{path} cannot be a run's folder: {error.strerror}") from None
+        except RecordError:
+            self.close()
+            raise
 
     def __enter__(self) -> Self:
         return self
@@ -66,13 +90,16 @@ class RunFolder:
     def _check(self, identity: dict[str, Any]) -> None:
         if self.path.exists() and not self.path.is_dir():
             raise RunFolderError(f"{self.path} is a file; a run needs a folder")
-        before = self._read_json("config.json", "choose another --workdir")
+        before = self._read("config.json", records.check_config, "choose another --workdir")
         if before is None:
             if self.path.exists() and any(self.path.iterdir()):
                 raise RunFolderError(
                     f"{self.path} holds other files and no config.json; choose another --workdir"
                 )
             return
+        for name in ("checkpoints", "figures", "events"):
+            if (self.path / name).exists() and not (self.path / name).is_dir():
+                raise RunFolderError(f"{self.path / name} is a file; a run keeps a folder there")
         different = [
             f"{name} ({before.get(name)!r} there, {value!r} now)"
             for name, value in identity.items()
@@ -84,92 +111,76 @@ class RunFolder:
                 f"{', '.join(different)}. Choose another --workdir, or remove that folder"
             )
 
-    def _read_json(self, name: str, advice: str = "remove it") -> Any:
-        try:
-            return json.loads((self.path / name).read_text())
-        except FileNotFoundError:
+    def _read(self, name: str, check: Callable[[Any, str], None], advice: str) -> Any:
+        """The checked content of a JSON file; None where there is none."""
+        path = self.path / name
+        if not path.exists():
             return None
-        except ValueError as error:  # not JSON, or not even text
-            raise RunFolderError(f"{self.path / name} is damaged ({error}); {advice}") from None
+        try:
+            value = read_json(path)
+            check(value, str(path))
+        except RecordError as error:
+            raise RunFolderError(f"{error}; {advice}") from None
+        return value
 
     # --- metrics and result ---
 
     def append(self, row: Mapping[str, Any]) -> None:
         """Append a row to metrics.jsonl. A number that is not finite becomes null."""
+        line = json.dumps(finite(row))
         with (self.path / "metrics.jsonl").open("a") as file:
-            file.write(json.dumps(finite(row)) + "\n")
+            file.write(line + "\n")
+        self._rows.append(json.loads(line))
 
     def rows(self) -> list[dict[str, Any]]:
-        """The rows of metrics.jsonl; a last row torn by a kill is left out."""
-        try:
-            lines = (self.path / "metrics.jsonl").read_text().splitlines()
-        except FileNotFoundError:
-            return []
-        rows = []
-        for line in lines:
-            try:
-                rows.append(json.loads(line))
-            except json.JSONDecodeError:
-                break
-        return rows
-
-    def truncate(self, step: int) -> list[dict[str, Any]]:
-        """Drop the rows after ``step``, which a resumed run will write again; returns the rest."""
-        rows = [row for row in self.rows() if row["step"] <= step]
-        text = "".join(json.dumps(row) + "\n" for row in rows)
-        write_atomically(self.path / "metrics.jsonl", text)
-        return rows
+        """The rows of the run so far."""
+        return list(self._rows)
 
     def result(self) -> dict[str, Any] | None:
         """The result of a finished run, else None."""
-        return self._read_json("result.json")
+        return self._result
 
     def write_result(self, result: Mapping[str, Any]) -> None:
         """Write result.json: the run is finished."""
         write_json(self.path / "result.json", dict(result))
+        self._result = finite(dict(result))
 
     # --- checkpoints ---
 
-    def _checkpoints(self):
-        if self._manager is None:
-            import orbax.checkpoint as ocp  # takes seconds to import
-
-            self._manager = ocp.CheckpointManager(
-                (self.path / "checkpoints").absolute(),
-                options=ocp.CheckpointManagerOptions(max_to_keep=2),
-            )
-        return self._manager
-
     def save(self, step: int, tree: Any) -> None:
-        """Start writing a checkpoint of a pytree; the last two complete ones are kept."""
-        import orbax.checkpoint as ocp
+        """Start writing a checkpoint of a pytree, with the rows of metrics until now."""
+        self.checkpoints.save(step, tree, self._rows)
 
-        if step != self.latest_step():
-            self._checkpoints().save(step, args=ocp.args.StandardSave(tree))
+    def resume(self, like: Any) -> Any | None:
+        """The pytree of the last checkpoint that is whole; None if nothing was saved.
 
-    def latest_step(self) -> int | None:
-        """Step of the last complete checkpoint."""
-        if self._manager is None and not (self.path / "checkpoints").is_dir():
-            return None
-        return self._checkpoints().latest_step()
+        The rows of metrics become those of that checkpoint: later ones, which the resumed run will
+        write again, are dropped, and a damaged file is restored.
 
-    def restore(self, like: Any) -> Any:
-        """The last checkpoint as a pytree of the form of ``like``.
+        Args:
+          like: a pytree of the form of the one that was saved.
 
         Raises:
-          RunFolderError: the checkpoint does not have that form, or cannot be read.
+          RecordError: there are checkpoints, and none of them can be read.
         """
-        return _restore(self._checkpoints(), self.path, like)
+        found = self.checkpoints.restore(like)
+        self._rows = [dict(row) for row in found.rows] if found else []
+        text = "".join(json.dumps(row) + "\n" for row in self._rows)
+        path = self.path / "metrics.jsonl"
+        before = path.read_bytes() if path.exists() else b""
+        if not before.startswith(text.encode()):
+            say(f"{path} was damaged; it is restored from the checkpoint")
+        write_atomically(path, text)
+        return found.tree if found else None
 
     def close(self) -> None:
         """Wait until what was saved is on disk, and let another process have the folder."""
-        if self._manager is not None:
-            self._manager.wait_until_finished()
-            self._manager.close()
-            self._manager = None
-        if self._lock is not None:
-            self._lock.close()
-            self._lock = None
+        try:
+            self.checkpoints.close()
+        finally:
+            if self._lock is not None:
+                self._lock.close()
+                self._lock = None
 
 
 def read_config(path: Path) -> dict[str, Any]:
@@ -180,61 +191,55 @@ def read_config(path: Path) -> dict[str, Any]:
     """
     if not (path / "config.json").is_file():
         raise RunFolderError(f"{path} is not the folder of a run: it has no config.json")
-    return read_json(path / "config.json")
+    config = read_json(path / "config.json")
+    records.check_config(config, str(path / "config.json"))
+    return config
 
 
 def read_checkpoint(path: Path, like: Any) -> Any:
-    """The last checkpoint of a run as a pytree of the form of ``like``, its folder untouched.
+    """The last whole checkpoint of a run as a pytree of the form of ``like``, nothing touched.
 
     Raises:
-      RunFolderError: there is no checkpoint, it does not have that form, or it cannot be read.
+      RecordError: there is no checkpoint, or none can be read.
     """
-    import orbax.checkpoint as ocp
-
-    folder = path / "checkpoints"
-    if not folder.is_dir():
-        raise RunFolderError(f"{path} has no checkpoint yet")
-    options = ocp.CheckpointManagerOptions(read_only=True)
-    with ocp.CheckpointManager(folder.absolute(), options=options) as manager:
-        if manager.latest_step() is None:
-            raise RunFolderError(f"{path} has no checkpoint yet")
-        return _restore(manager, path, like)
-
-
-def _restore(manager: Any, path: Path, like: Any) -> Any:
-    import orbax.checkpoint as ocp
-
-    step = manager.latest_step()
-    template = jax.eval_shape(lambda: like)
+    checkpoints = Checkpoints(path / "checkpoints", read_only=True)
     try:
-        return manager.restore(step, args=ocp.args.StandardRestore(template))
-    except Exception as error:  # orbax raises many kinds, some of them plain Exception
-        place = path / "checkpoints" / str(step)
-        reason = " ".join(str(error).split())[:100]
-        raise RunFolderError(
-            f"cannot read the checkpoint {place}; remove it to resume from the one before "
-            f"({type(error).__name__}: {reason})"
-        ) from None
+        found = checkpoints.restore(like)
+    finally:
+        checkpoints.close()
+    if found is None:
+        raise RunFolderError(f"{path} has no checkpoint yet")
+    return found.tree
 
 
-def _lock(path: Path) -> IO[str] | None:
-    """Hold a file for this process alone; two runs in one folder would spoil each other.
+def lock(path: Path, held: str, patience: float = 0) -> IO[str] | None:
+    """Hold a file for this process alone; two in one folder would spoil each other's work.
 
     The system lets go of it when the process ends, however it ends.
+
+    Args:
+      path: the file; made if it is not there.
+      held: the message if another process holds it.
+      patience: seconds to wait for it.
+
+    Raises:
+      RunFolderError: another process holds it.
     """
     if fcntl is None:
         return None
-    file = path.open("w")
-    try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        file.close()
-        raise RunFolderError(
-            f"another process is running in {path.parent}; wait for it, or choose another --workdir"
-        ) from None
-    except OSError:  # a file system without locks
-        pass
-    return file
+    file, end = path.open("a+"), time.monotonic() + patience
+    while True:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            if time.monotonic() < end:
+                time.sleep(0.2)
+                continue
+            file.close()
+            raise RunFolderError(held) from None
+        except OSError:  # a file system without locks
+            pass
+        return file
 
 
 class Events:

@@ -19,8 +19,21 @@ def write_atomically(path: Path, text: str) -> None:
       text: its content.
     """
     temporary = path.with_name(path.name + ".tmp")
-    temporary.write_text(text)
+    with temporary.open("w") as file:
+        file.write(text)
+        file.flush()
+        os.fsync(file.fileno())  # or a loss of power could leave the new name and no content
     os.replace(temporary, path)
+
+
+def sync(folder: Path) -> None:
+    """Make sure that all files of a folder are on the disk."""
+    for path in (*folder.rglob("*"), folder, folder.parent):
+        descriptor = os.open(path, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
 
 
 def finite(value: Any) -> Any:

@@ -30,6 +30,10 @@ _IS: Mapping[str, Callable[[Any], bool]] = {
 _CONFIG = {"task": "text", "estimator": "text", "seed": "a whole number"}
 _RESULT = {"steps": "a whole number", "config_hash": "text"}
 _ROW = {"step": "a whole number"}
+_START = {"command": "text"}
+
+Rows = Sequence[Mapping[str, Any]]
+"""Rows of metrics, steps increasing."""
 
 
 class Run(NamedTuple):
@@ -107,13 +111,36 @@ def read_run(folder: Path) -> Run:
     config, result, starts = (
         read_json(folder / f"{name}.json") for name in ("config", "result", "provenance")
     )
-    if not isinstance(starts, list) or not starts:
-        got = _short(starts)
-        raise RecordError(f"{folder / 'provenance.json'}: expected a list of starts, got {got}")
-    check(config, _CONFIG, str(folder / "config.json"))
-    check(result, _RESULT, str(folder / "result.json"))
-    check(starts[-1], {}, str(folder / "provenance.json"))
+    check_config(config, str(folder / "config.json"))
+    check_result(result, str(folder / "result.json"))
+    check_starts(starts, str(folder / "provenance.json"))
     return Run(config, result, read_rows(folder / "metrics.jsonl"), starts[-1], str(folder))
+
+
+def check_config(config: Any, where: str) -> None:
+    """Check the configuration of a run; raises RecordError."""
+    check(config, _CONFIG, where)
+
+
+def check_result(result: Any, where: str) -> None:
+    """Check the result of a run; raises RecordError."""
+    check(result, _RESULT, where)
+
+
+def check_starts(starts: Any, where: str) -> None:
+    """Check the provenance of a run, one entry for each start; raises RecordError."""
+    if not isinstance(starts, list) or not starts:
+        raise RecordError(f"{where}: expected a list of starts, got {_short(starts)}")
+    for number, start in enumerate(starts, 1):
+        check(start, _START, f"{where}, start {number}")
+
+
+def check_rows(rows: Any, where: str) -> None:
+    """Check rows of metrics; raises RecordError."""
+    if not isinstance(rows, list):
+        raise RecordError(f"{where}: expected a list of rows, got {_short(rows)}")
+    for number, row in enumerate(rows):
+        check_row(row, rows[number - 1 : number], f"{where}, row {number + 1}")
 
 
 def read_rows(path: Path) -> list[dict[str, Any]]:
@@ -162,8 +189,8 @@ def checked(
     Raises:
       RecordError: a part is malformed.
     """
-    check(config, _CONFIG, f"{source}, config")
-    check(result, _RESULT, f"{source}, result")
+    check_config(config, f"{source}, config")
+    check_result(result, f"{source}, result")
     check(provenance, {}, f"{source}, provenance")
     return Run(config, result, list(rows), provenance, source)
 

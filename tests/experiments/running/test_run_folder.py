@@ -15,8 +15,13 @@ from experiments.running.run_folder import (
     read_checkpoint,
     read_config,
 )
+from experiments.storage.errors import RecordError
 
-IDENTITY = {"seed": 0, "model.hidden_sizes": (8, 4), "optimizer.learning_rate": 1e-3}
+IDENTITY = {
+    "task": "vae", "estimator": "rloo", "seed": 0, "model.hidden_sizes": (8, 4),
+    "optimizer.learning_rate": 1e-3,
+}  # fmt: skip
+RESULT = {"steps": 3, "config_hash": "a"}
 
 
 def open_run(path: Path, **changes) -> RunFolder:
@@ -80,43 +85,86 @@ def test_a_number_that_is_not_finite_becomes_null(run, value):
     assert result == {"test/nll": None, "steps": 1} == run.result()
 
 
-@pytest.mark.parametrize("kept", range(0, 24, 4))
-def test_a_torn_last_row_is_left_out_and_then_overwritten(run, kept):
-    for step in (1, 2, 3):
-        run.append({"step": step, "loss": 1.5})
-    file = run.path / "metrics.jsonl"
+@pytest.fixture
+def saved(run):
+    """A run of five rows, closed, with checkpoints at its steps 2 and 4."""
+    for step in (1, 2, 3, 4, 5):
+        run.append({"step": step, "loss": 1.5 * step})
+        if step in (2, 4):
+            run.save(step, tree(step))
+    run.close()
+    return run
+
+
+def steps_after_resuming(run):
+    """Step of the resumed tree, and the steps of rows in memory and in the file."""
+    with open_run(run.path) as again:
+        step = int(again.resume(tree(0))["step"])
+        again.append({"step": step + 1, "loss": 2.5})
+        lines = (run.path / "metrics.jsonl").read_text().splitlines()
+        assert [json.loads(line) for line in lines] == again.rows()
+        return step, [row["step"] for row in again.rows()]
+
+
+def test_rows_after_the_checkpoint_are_dropped(saved, capsys):
+    assert steps_after_resuming(saved) == (4, [1, 2, 3, 4, 5])
+    assert saved.rows()[:4] == [{"step": step, "loss": 1.5 * step} for step in (1, 2, 3, 4)]
+    assert "damaged" not in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("kept", range(0, 24, 6))
+def test_a_row_torn_by_a_kill_after_the_checkpoint_is_dropped(saved, kept, capsys):
+    file = saved.path / "metrics.jsonl"
     lines = file.read_text().splitlines(keepends=True)
-    file.write_text("".join(lines[:2]) + lines[2][:kept])
-    assert [row["step"] for row in run.rows()] == [1, 2]
-    run.truncate(2)
-    run.append({"step": 3, "loss": 2.5})
-    assert [row["step"] for row in run.rows()] == [1, 2, 3]
+    file.write_text("".join(lines[:4]) + lines[4][:kept])
+    assert steps_after_resuming(saved) == (4, [1, 2, 3, 4, 5])
+    assert "damaged" not in capsys.readouterr().err
 
 
-def test_truncate_drops_the_rows_after_a_step_from_the_file(run):
-    for step in (10, 20, 30):
-        run.append({"step": step, "loss": step / 7})
-    rest = run.truncate(20)
-    assert [row["step"] for row in rest] == [10, 20]
-    assert run.rows() == rest
-    assert run.truncate(0) == [] == run.rows()
+@pytest.mark.parametrize(
+    "damage",
+    [
+        lambda text: text.replace(b"1.5", b"7.5", 1),
+        lambda text: text.replace(b"{", b"", 1),
+        lambda text: text[: len(text) // 2],
+        lambda text: text + text,
+        lambda text: b"\xff\xfe" + text,
+        lambda text: None,
+    ],
+    ids=["digit", "brace", "half", "twice", "no text", "gone"],
+)
+def test_a_damaged_metrics_file_is_restored_from_the_checkpoint(saved, damage, capsys):
+    file = saved.path / "metrics.jsonl"
+    text = damage(file.read_bytes())
+    file.unlink() if text is None else file.write_bytes(text)
+    assert steps_after_resuming(saved) == (4, [1, 2, 3, 4, 5])
+    told = f"{file} was damaged; it is restored from the checkpoint" in capsys.readouterr().err
+    assert told == (text is None or not text.startswith(b'{"step": 1, "loss": 1.5}') or
+                    text.count(b"\n") < 4)  # fmt: skip
+
+
+def test_without_a_checkpoint_the_run_starts_anew(run):
+    run.append({"step": 1, "loss": 1.0})
+    run.close()
+    with open_run(run.path) as again:
+        assert again.resume(tree(0)) is None
+        assert again.rows() == []
 
 
 def test_result_is_none_until_it_is_written(run):
     assert run.result() is None
-    run.write_result({"steps": 3})
-    assert run.result() == {"steps": 3}
+    run.write_result(RESULT)
+    run.close()
+    with open_run(run.path) as again:
+        assert run.result() == again.result() == RESULT
 
 
 # --- whose folder it is ---
 
 
 def test_the_same_config_opens_the_folder_again(run):
-    run.append({"step": 1})
     run.close()
-    again = open_run(run.path)
-    again.close()
-    assert again.rows() == [{"step": 1}]
+    open_run(run.path).close()
     assert json.loads((run.path / "config.json").read_text())["data.dir"] == "/somewhere"
 
 
@@ -161,7 +209,9 @@ def test_a_folder_that_cannot_be_written_is_refused(tmp_path):
     assert str(tmp_path / "run") in one_line(refusal)
 
 
-@pytest.mark.parametrize("damage", [b"", b'{"seed": 0, "mod', b"\xff\xfe\x00 not text"])
+@pytest.mark.parametrize(
+    "damage", [b"", b'{"seed": 0, "mod', b"\xff\xfe\x00 not text", b"{}", b"[]", b"3", b"null"]
+)
 @pytest.mark.parametrize(
     ("name", "advice"),
     [
@@ -171,14 +221,30 @@ def test_a_folder_that_cannot_be_written_is_refused(tmp_path):
     ],
 )
 def test_a_damaged_file_is_named_with_what_to_do(run, name, advice, damage):
+    """Nothing is written before all is known to be whole."""
     run.close()
     (run.path / name).write_bytes(damage)
+    before = {path: path.read_bytes() for path in run.path.rglob("*.json*")}
     with pytest.raises(RunFolderError) as refusal:
-        open_run(run.path).result()
+        open_run(run.path)
     message = one_line(refusal)
     assert str(run.path / name) in message
-    assert "is damaged" in message
+    assert "is damaged" in message or "expected" in message
     assert message.endswith(advice)
+    assert {path: path.read_bytes() for path in run.path.rglob("*.json*")} == before
+    (run.path / name).unlink()
+    if name != "config.json":
+        open_run(run.path).close()  # the lock is free
+
+
+@pytest.mark.parametrize("name", ["checkpoints", "figures", "events"])
+def test_a_file_in_place_of_a_folder_is_named(run, name):
+    run.close()
+    if (run.path / name).is_dir():
+        (run.path / name).rmdir()
+    (run.path / name).write_text("here")
+    with pytest.raises(RunFolderError, match=f"{name} is a file"):
+        open_run(run.path)
 
 
 # --- checkpoints ---
@@ -189,15 +255,13 @@ def tree(step: int) -> dict:
 
 
 def test_the_last_two_checkpoints_are_kept_and_the_last_comes_back(run):
-    assert run.latest_step() is None
+    assert run.checkpoints.steps() == []
     for step in (1, 2, 3):
         run.save(step, tree(step))
     run.close()
     assert sorted(p.name for p in (run.path / "checkpoints").iterdir()) == ["2", "3"]
-    again = open_run(run.path)
-    assert again.latest_step() == 3
-    restored = again.restore(tree(0))
-    again.close()
+    with open_run(run.path) as again:
+        restored = again.resume(tree(0))
     assert restored["step"] == 3
     np.testing.assert_array_equal(restored["params"]["w"], [0.0, 3.0, 6.0])
 
@@ -205,18 +269,59 @@ def test_the_last_two_checkpoints_are_kept_and_the_last_comes_back(run):
 def test_the_same_step_is_saved_once(run):
     run.save(1, tree(1))
     run.save(1, tree(1))
-    assert run.latest_step() == 1
+    assert run.checkpoints.steps() == [1]
 
 
-def test_a_checkpoint_of_another_form_is_refused(run):
-    run.save(5, tree(5))
-    run.close()
+def damage_largest(folder):
+    """Change one byte in the midst of the largest file, as a bad disk does."""
+    file = max((p for p in folder.rglob("*") if p.is_file()), key=lambda p: p.stat().st_size)
+    content = bytearray(file.read_bytes())
+    content[len(content) // 2] ^= 0x10
+    file.write_bytes(content)
+
+
+def remove_arrays(folder):
+    import shutil
+
+    shutil.rmtree(folder / "tree")
+
+
+def change_record(folder):
+    file = next((folder / "record").rglob("metadata"))
+    file.write_text(file.read_text().replace('"digest": "', '"digest": "0'))
+
+
+@pytest.mark.parametrize("damage", [damage_largest, remove_arrays, change_record])
+def test_a_damaged_checkpoint_is_put_aside_and_the_one_before_resumes(saved, damage, capsys):
+    damage(saved.path / "checkpoints" / "4")
+    assert steps_after_resuming(saved) == (2, [1, 2, 3])
+    assert "the checkpoint of step 4 is damaged" in capsys.readouterr().err
+    assert [path.name for path in (saved.path / "damaged").iterdir()] == ["4-0"]
+    with open_run(saved.path) as again:
+        assert again.resume(tree(0))["step"] == 2
+        again.save(4, tree(4))
+    assert steps_after_resuming(saved)[0] == 4
+
+
+def test_bits_that_changed_are_noticed(saved):
+    """Whatever the format's own checks are worth: the digest is of the arrays that were saved."""
+    from experiments.running.checkpoints import digest
+
+    one, other = tree(4), tree(4)
+    other["params"]["w"] = other["params"]["w"].at[1].add(2**-20)
+    assert digest(one) == digest(tree(4)) != digest(other)
+    assert digest({"a": jnp.zeros(2)}) != digest({"b": jnp.zeros(2)})
+    assert digest({"a": jnp.zeros(2)}) != digest({"a": jnp.zeros(2, jnp.int32)})
+
+
+def test_checkpoints_none_of_which_can_be_read_are_left_where_they_are(saved):
     other = {"step": jnp.int32(0), "params": {"other": jnp.zeros((2, 2))}}
-    with pytest.raises(RunFolderError) as refusal:
-        run.restore(other)
+    with open_run(saved.path) as again, pytest.raises(RecordError) as refusal:
+        again.resume(other)
     message = one_line(refusal)
-    assert str(run.path / "checkpoints" / "5") in message
-    assert "remove it" in message
+    assert str(saved.path / "checkpoints") in message
+    assert "remove that folder" in message
+    assert steps_after_resuming(saved)[0] == 4
 
 
 def test_a_run_is_read_without_touching_its_folder(run):

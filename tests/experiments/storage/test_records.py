@@ -63,7 +63,7 @@ def test_settings_are_the_configuration_without_seed_and_place(tmp_path):
         ({"config": {"task": "vae"}}, "config.json: field 'estimator': expected text, got nothing"),
         ({"config": CONFIG | {"task": 3}}, "config.json: field 'task': expected text, got 3"),
         ({"starts": []}, "provenance.json: expected a list of starts, got []"),
-        ({"starts": [3]}, "provenance.json: expected an object, got 3"),
+        ({"starts": [3]}, "provenance.json, start 1: expected an object, got 3"),
         ({"rows": [{"loss": 1.0}]}, "metrics.jsonl, line 1: field 'step': expected a whole number"),
         (
             {"rows": [ROWS[0], {"step": 20, "valid/nll": [1]}]},

@@ -1,0 +1,160 @@
+"""Checkpoints of a run: orbax's, each with a record by which it is verified when it is read.
+
+The record holds the digest of all arrays and the rows of metrics up to that step. So a checkpoint
+is the whole run: bits that changed on the disk are noticed, and a damaged metrics file is restored.
+"""
+
+import hashlib
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+from jax import random
+
+from experiments.running.terminal import say
+from experiments.storage.errors import RecordError
+from experiments.storage.files import sync
+from experiments.storage.records import Rows, check_rows
+
+_KEPT = 2
+
+
+class Checkpoint(NamedTuple):
+    """What a checkpoint holds."""
+
+    step: int
+    tree: Any
+    rows: Rows
+
+
+class Checkpoints:
+    """The checkpoints in a folder, of which the last two complete ones are kept.
+
+    Args:
+      path: the folder; made when something is saved.
+      read_only: nothing is saved, moved or removed.
+    """
+
+    def __init__(self, path: Path, read_only: bool = False):
+        self.path = path
+        self._read_only = read_only
+        self._open: Any = None
+        self._unsynced: int | None = None
+
+    def _manager(self) -> Any:
+        if self._open is None:
+            import orbax.checkpoint as ocp  # takes seconds to import
+
+            how: Mapping[str, Any] = (
+                {"read_only": True} if self._read_only else {"max_to_keep": _KEPT}
+            )
+            self._open = ocp.CheckpointManager(
+                self.path.absolute(), options=ocp.CheckpointManagerOptions(**how)
+            )
+        return self._open
+
+    def steps(self) -> list[int]:
+        """Steps of the complete checkpoints, the last one first."""
+        if self._open is None and not self.path.is_dir():
+            return []
+        return sorted(self._manager().all_steps(), reverse=True)
+
+    def save(self, step: int, tree: Any, rows: Rows) -> None:
+        """Start writing a checkpoint of a pytree and the rows of metrics up to it."""
+        import orbax.checkpoint as ocp
+
+        if step in self.steps():
+            return
+        self._finish_last()
+        record = {"digest": digest(tree), "rows": list(rows)}
+        self._manager().save(
+            step, args=ocp.args.Composite(
+                tree=ocp.args.StandardSave(tree), record=ocp.args.JsonSave(record)
+            ),
+        )  # fmt: skip
+        self._unsynced = step
+
+    def restore(self, like: Any) -> Checkpoint | None:
+        """The last checkpoint that is whole, None if there is none of any kind.
+
+        Damaged ones after it are reported and put aside, in the folder ``damaged`` beside this one.
+
+        Args:
+          like: a pytree of the form of the one that was saved.
+
+        Raises:
+          RecordError: there are checkpoints, and none can be read as that form.
+        """
+        failed: list[tuple[int, str]] = []
+        for step in self.steps():
+            try:
+                found = self._read(step, like)
+            except Exception as error:  # orbax raises many kinds, some of them plain Exception
+                failed.append((step, f"{' '.join(str(error).split())[:100]}"))
+                continue
+            for damaged, reason in failed:
+                self._put_aside(damaged)
+                say(f"the checkpoint of step {damaged:,} is damaged ({reason})")
+            return found
+        if failed:
+            each = "; ".join(f"step {step:,}: {reason}" for step, reason in failed)
+            raise RecordError(
+                f"no checkpoint in {self.path} can be read ({each}); remove that folder to start "
+                "the run anew"
+            )
+        return None
+
+    def _read(self, step: int, like: Any) -> Checkpoint:
+        import orbax.checkpoint as ocp
+
+        template = jax.eval_shape(lambda: like)
+        restored = self._manager().restore(
+            step, args=ocp.args.Composite(
+                tree=ocp.args.StandardRestore(template), record=ocp.args.JsonRestore()
+            ),
+        )  # fmt: skip
+        tree, record = restored["tree"], restored["record"]
+        check_rows(record["rows"], f"{self.path / str(step)}")
+        if digest(tree) != record["digest"]:
+            raise ValueError("its content is not what was saved")
+        return Checkpoint(step, tree, record["rows"])
+
+    def _put_aside(self, step: int) -> None:
+        if self._read_only:
+            return
+        aside = self.path.parent / "damaged"
+        aside.mkdir(exist_ok=True)
+        number = len(list(aside.iterdir()))
+        os.replace(self.path / str(step), aside / f"{step}-{number}")
+        self._manager().reload()
+
+    def _finish_last(self) -> None:
+        """Wait until what was saved is on disk, so that a loss of power leaves it whole."""
+        if self._unsynced is not None:
+            self._manager().wait_until_finished()
+            sync(self.path / str(self._unsynced))
+            self._unsynced = None
+
+    def close(self) -> None:
+        """Wait until what was saved is on disk."""
+        if self._open is not None:
+            try:
+                self._finish_last()
+            finally:
+                self._open.close()
+                self._open = None
+
+
+def digest(tree: Any) -> str:
+    """SHA-256 of the names, types, shapes and bytes of all arrays of a pytree."""
+    total = hashlib.sha256()
+    for path, leaf in jax.tree.leaves_with_path(tree):
+        if jax.dtypes.issubdtype(leaf.dtype, jax.dtypes.prng_key):
+            leaf = random.key_data(leaf)
+        array = np.ascontiguousarray(leaf)
+        total.update(f"{jax.tree_util.keystr(path)} {array.dtype} {array.shape}".encode())
+        total.update(array.data if array.ndim else array.tobytes())
+    return total.hexdigest()
