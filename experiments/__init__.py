@@ -9,6 +9,12 @@ import os
 import sys
 import warnings
 
+# In the process of a command, ``python -m experiments.NAME``, before jax is imported.
+if sys.argv[0] == "-m" and any(name.startswith("experiments.") for name in sys.orig_argv):
+    from experiments.running import interrupts
+
+    interrupts.install()
+
 _OPTION = "--xla_cpu_experimental_ynn_fusion_type=individual_dot"  # see gsm/xla.py
 _VERSION = tuple(int(p) for p in importlib.metadata.version("jaxlib").split(".")[:3] if p.isdigit())
 

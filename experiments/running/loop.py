@@ -22,13 +22,14 @@ from experiments import data, tasks
 from experiments.running import config as configuration
 from experiments.running import training
 from experiments.running.evaluation import evaluate
+from experiments.running.interrupts import StopRequest
 from experiments.running.run_folder import (
     Events,
     RunFolder,
     read_checkpoint,
     read_config,
 )
-from experiments.running.terminal import Progress, StopRequest, say
+from experiments.running.terminal import Progress, say
 from experiments.running.training import Program, TrainState
 from experiments.storage.errors import RecordError
 from experiments.tasks.base import Metric, Params, Settings, Task
@@ -38,6 +39,9 @@ from gsm import learned
 # A run has diverged whose metric is this many times that of a model that knows nothing. Models
 # start at half of it or less; a hundred times the usual learning rate brought no VAE to twice it.
 _DIVERGED = 10
+
+# A signal is answered between two scans, or within an evaluation: none takes much longer than this.
+_SECONDS_OF_A_SCAN = 2
 
 # Keys of what is not training, apart from every seed's own: evaluation draws the same in all runs.
 _KEY_VALID, _KEY_TEST, _KEY_PICTURES = 1, 2, 3
@@ -49,6 +53,10 @@ class Interrupted(Exception):
 
 class Diverged(Exception):
     """A loss or metric is not finite, or far worse than a guess; the message names the step."""
+
+
+class _Stopped(Exception):
+    """A signal came before a row was complete: what was done since the last one is left out."""
 
 
 class Experiment(NamedTuple):
@@ -146,7 +154,7 @@ def train_together(
                 members.append(stack.enter_context(_Member(place, built, run)))
             except RecordError as error:
                 outcomes[place] = error
-        with StopRequest() as stop:
+        with StopRequest("stopping: the run saves its state ...") as stop:
             _fit(members, stop)
             for member in members:
                 try:
@@ -189,20 +197,19 @@ class _Member:
         return int(self.state.step)
 
     def record(
-        self, state: TrainState, losses: np.ndarray, seconds: float, stops: bool
+        self, state: TrainState, losses: np.ndarray, seconds: float, stop: StopRequest
     ) -> dict[str, Any]:
-        """Take over the results of a scan: check them, evaluate where it is due, log and save.
+        """Take over the results of an interval: check them, evaluate where it is due, log and save.
 
         Raises:
           Diverged: a loss or a metric is not finite, or far worse than a guess.
+          _Stopped: a signal came during the evaluation; all is as it was before the interval.
         """
         if not np.isfinite(losses).all():
             first = int(np.argmin(np.isfinite(losses)))
             reason = f"the loss of step {self.step + first + 1:,} is not finite ({losses[first]})"
             raise _diverged(self.run, reason)
-        self.state, step = state, int(state.step)
-        self._train_seconds += seconds
-        config = self.config
+        step, config = int(state.step), self.config
         hyperparams = self.experiment.program.hyperparams(state.step - 1, self.experiment.settings)
         row: dict[str, Any] = {
             "step": step,
@@ -213,11 +220,14 @@ class _Member:
                 for name, value in learned.summary(state.params["estimator"]).items()
             },
             "steps_per_second": len(losses) / seconds,
-            "train_seconds": self._train_seconds,
+            "train_seconds": self._train_seconds + seconds,
         }
         evaluates = step % config.eval_every == 0 or step == config.num_steps
         if evaluates:
-            row |= self._evaluate(step)
+            row |= self._evaluate(state.params, step, stop)
+        self.state = state
+        self._train_seconds += seconds
+        if evaluates:
             self._value = value = row[self.selected]
             if _better(self.experiment.select, value, float(self.best["value"])):
                 self.best = {
@@ -225,19 +235,29 @@ class _Member:
                 }  # fmt: skip
         row["seconds"] = self._seconds + time.perf_counter() - self._start
         self.run.append(row)  # before its checkpoint: a checkpoint always has its row
-        if evaluates or stops:
-            self.run.save(step, {"state": state._asdict(), "best": self.best})
+        if evaluates:
+            self.save()
         self._events.add(row)
         return row
 
-    def _evaluate(self, step: int) -> dict[str, float]:
+    def save(self) -> None:
+        """Save the state, unless that of this step is saved."""
+        if self.step:
+            self.run.save(self.step, {"state": self.state._asdict(), "best": self.best})
+
+    def _evaluate(self, params: Params, step: int, stop: StopRequest) -> dict[str, float]:
         """All metrics that are measured along training."""
+
+        def between(name, left, seconds):
+            if stop.made:
+                raise _Stopped
+
         row: dict[str, float] = {}
         for name, split in self.task.held_out.items():
             if name == "test":
                 continue
             key = random.key(_KEY_VALID if name == "valid" else _KEY_TEST)
-            means = evaluate(split.metrics, self.state.params, key, split.examples)
+            means = evaluate(split.metrics, params, key, split.examples, between)
             _check(self.run, split.metrics, means, name, step)
             row |= {f"{name}/{metric}": mean for metric, mean in means.items()}
         return row
@@ -253,37 +273,86 @@ def _fit(members: Sequence[_Member], stop: StopRequest) -> None:
     if not members:
         return
     num_steps = members[0].config.num_steps
-    program, train = members[0].experiment.program, members[0].task.train
-    compiled: dict[tuple[int, int], Any] = {}
+    scans = _Scans(members[0].experiment.program, members[0].task.train)
     progress = Progress(min(member.step for member in members), num_steps)
     try:
         while going := [m for m in members if m.error is None and m.step < num_steps]:
             # Members that were interrupted at other steps than the others catch up first.
             step = min(member.step for member in going)
             front = [member for member in going if member.step == step]
-            length = _scan_length(front[0].config, step)
             settings, states = [m.experiment.settings for m in front], [m.state for m in front]
-            if (form := (length, len(front))) not in compiled:
-                interval = jax.jit(functools.partial(_interval, program, length))
-                compiled[form] = interval.lower(train, settings, states).compile()
-            start = time.perf_counter()
-            scanned = compiled[form](train, settings, states)
-            scanned = [(state, np.asarray(losses)) for state, losses in scanned]
-            seconds = time.perf_counter() - start
-            stops = stop.made  # asked once: a signal after the save must wait for the next
-            for member, (state, losses) in zip(front, scanned, strict=True):
-                try:
-                    row = member.record(state, losses, seconds, stops)
-                except Diverged as error:
-                    member.error = error
-                else:
-                    progress.show(
-                        member.step, row["steps_per_second"] * len(front), member.shown(row)
-                    )
-            if stops and (steps := [m.step for m in members if m.error is None]):
-                raise _interrupted(min(steps))
+            try:
+                done = scans.run(_scan_length(front[0].config, step), settings, states, stop)
+                stop.unsaved = True  # until now a signal ended the process: nothing was lost
+                for member, state, losses in zip(front, done.states, done.losses, strict=True):
+                    try:
+                        row = member.record(state, losses, done.seconds, stop)
+                    except Diverged as error:
+                        member.error = error
+                    else:
+                        speed = row["steps_per_second"] * len(front)
+                        progress.show(member.step, speed, member.shown(row))
+            except _Stopped:
+                stop.made = True
+            if stop.made and (left := [member for member in members if member.error is None]):
+                for member in left:
+                    member.save()
+                raise _interrupted(min(member.step for member in left))
     finally:
         progress.close()
+
+
+class _Done(NamedTuple):
+    """An interval of members at the same step."""
+
+    states: list[TrainState]
+    losses: list[np.ndarray]
+    seconds: float
+
+
+class _Scans:
+    """The compiled scans of a program; an interval between two rows is one of them, or several."""
+
+    def __init__(self, program: Program, train: Any):
+        self._program, self._train = program, train
+        self._compiled: dict[tuple[int, int], Any] = {}
+        self._longest: int | None = None  # steps, known from the first interval
+
+    def run(
+        self,
+        num_steps: int,
+        settings: list[Settings],
+        states: list[TrainState],
+        stop: StopRequest,
+    ) -> _Done:
+        """Advance members by ``num_steps``.
+
+        Raises:
+          _Stopped: a signal came between two scans.
+        """
+        number = -(-num_steps // min(num_steps, self._longest or num_steps))
+        lengths = [(i + 1) * num_steps // number - i * num_steps // number for i in range(number)]
+        scans = [self._scan(length, settings, states) for length in lengths]
+        losses: list[list[np.ndarray]] = [[] for _ in states]
+        start = time.perf_counter()
+        for scan in scans:
+            if losses[0] and stop.made:
+                raise _Stopped
+            scanned = scan(self._train, settings, states)
+            states = [state for state, _ in scanned]
+            for of_member, (_, piece) in zip(losses, scanned, strict=True):
+                of_member.append(np.asarray(piece))
+        seconds = time.perf_counter() - start
+        if self._longest is None:
+            self._longest = max(1, int(num_steps * _SECONDS_OF_A_SCAN / seconds))
+        return _Done(states, [np.concatenate(pieces) for pieces in losses], seconds)
+
+    def _scan(self, length: int, settings: list[Settings], states: list[TrainState]) -> Any:
+        if (form := (length, len(states))) not in self._compiled:
+            interval = jax.jit(functools.partial(_interval, self._program, length))
+            lowered = interval.lower(self._train, settings, states)
+            self._compiled[form] = lowered.compile()
+        return self._compiled[form]
 
 
 def _interval(
@@ -338,6 +407,8 @@ def _restore(experiment: Experiment, run: RunFolder) -> tuple[TrainState, dict[s
 
 
 def _interrupted(step: int) -> Interrupted:
+    if not step:
+        return Interrupted("stopped before the first row; the same command starts the run anew")
     return Interrupted(f"saved at step {step:,}; the same command resumes the run")
 
 

@@ -1,10 +1,8 @@
-"""The terminal: lines, the progress of a run, and signals that ask it to stop."""
+"""The terminal: lines, and the progress of a run."""
 
-import signal
 import sys
 import time
 from collections.abc import Mapping
-from types import FrameType
 
 from tqdm import tqdm
 
@@ -15,28 +13,6 @@ def say(text: str) -> None:
     """Print a line on standard error; standard output is left to the result."""
     tqdm.write(text, file=sys.stderr)
     sys.stderr.flush()
-
-
-class StopRequest:
-    """Turns the first Ctrl-C or SIGTERM into a flag; the second one acts as it always does."""
-
-    def __init__(self):
-        self.made = False
-        self._before = {}
-
-    def _handle(self, number: int, frame: FrameType | None) -> None:
-        self.made = True
-        say("stopping after this scan ... (once more to stop at once)")
-        self.__exit__()
-
-    def __enter__(self):
-        for number in (signal.SIGINT, signal.SIGTERM):
-            self._before[number] = signal.signal(number, self._handle)
-        return self
-
-    def __exit__(self, *_):
-        for number, handler in self._before.items():
-            signal.signal(number, handler)
 
 
 class Progress:

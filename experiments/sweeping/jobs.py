@@ -4,7 +4,6 @@ What a job leaves is in the folders of its points: whatever becomes of it, the s
 """
 
 import os
-import signal
 import sys
 import time
 from collections import deque
@@ -12,6 +11,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from experiments.running.interrupts import StopRequest
 from experiments.running.terminal import say
 from experiments.storage.files import read_json, write_json
 from experiments.sweeping import job as job_command
@@ -83,11 +83,14 @@ def run(
     # Compiled programs are shared by the points: most differ in numbers only.
     environment = {"JAX_COMPILATION_CACHE_DIR": str((workdir / "compiled").absolute())}
     environment = {k: v for k, v in environment.items() if k not in os.environ}
-    # Both by a handler of our own: a shell starts what it puts in the background deaf to SIGINT.
-    signals = (signal.SIGINT, signal.SIGTERM)
-    before = {number: signal.signal(number, _interrupt) for number in signals}
-    try:
+    with StopRequest("stopping: every run saves its state ...", unsaved=True) as stop:
         while waiting or running:
+            if stop.made:
+                for one in running:
+                    one.process.interrupt()
+                for one in running:
+                    one.process.wait()
+                raise KeyboardInterrupt
             while waiting and place.free:
                 job, attempt = waiting.popleft()
                 started = place.start(command(workdir, job), log_of(workdir, job), environment)
@@ -108,20 +111,6 @@ def run(
                         yield Outcome(point, None, error_of(workdir, ended.job, point, code))
                 if again:
                     waiting.appendleft((again, ended.attempt + 1))
-    except KeyboardInterrupt:
-        say("stopping: every run saves its state ...")
-        for one in running:
-            one.process.interrupt()
-        for one in running:
-            one.process.wait()
-        raise
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
-
-
-def _interrupt(*_: Any) -> None:
-    raise KeyboardInterrupt
 
 
 def run_here(jobs: Sequence[list[Point]], workdir: Path) -> Iterator[Outcome]:

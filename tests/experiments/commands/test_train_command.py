@@ -19,10 +19,11 @@ import jax
 import matplotlib.image
 import numpy as np
 import pytest
+from jax import random
 
 from experiments import data, figures, train
 from experiments.running import config as configuration
-from experiments.running import loop, training
+from experiments.running import interrupts, loop, training
 from experiments.running.run_folder import Events
 from tests.experiments import runs
 from tests.experiments.runs import (
@@ -443,10 +444,11 @@ def test_a_finite_bound_far_below_a_uniform_guess_stops_the_run(tmp_path):
 @pytest.mark.parametrize("keep", ["last", "best"])
 def test_a_test_bound_far_below_a_uniform_guess_is_no_result(keep, tmp_path, monkeypatch):
     workdir, real = tmp_path / "run", loop.evaluate
+    of_test = random.key_data(random.key(loop._KEY_TEST))
 
-    def diverged(metrics, params, key, examples, *rest):
-        means = real(metrics, params, key, examples, *rest)
-        return means | {"nll": 6_000.0} if rest else means  # the test set's, which reports progress
+    def diverged(metrics, params, key, *rest):
+        means = real(metrics, params, key, *rest)
+        return means | {"nll": 6_000.0} if (random.key_data(key) == of_test).all() else means
 
     monkeypatch.setattr(loop, "evaluate", diverged)
     options = ("--config.num_steps=10", "--config.eval_every=5", f"--config.keep={keep}")
@@ -474,20 +476,78 @@ def test_parameters_that_a_step_has_broken_are_not_kept_as_a_checkpoint(tmp_path
     assert not (workdir / "checkpoints").exists()
 
 
-def test_a_signal_that_comes_after_the_save_waits_for_the_next(tmp_path, monkeypatch):
-    """What is said to be saved is saved: the signal comes between a row's save and its end."""
+def raise_and_wait(number):
+    """Raise a signal and wait until the thread that reads it has said so to the loop."""
+    signal.raise_signal(number)
+    while not interrupts._requests[-1].made:
+        time.sleep(0.001)
+
+
+def test_a_signal_between_two_evaluations_saves_the_last_row(tmp_path, monkeypatch):
+    """What is said to be saved is saved: the signal comes when the row is already written."""
     workdir, real = tmp_path / "run", Events.add
 
     def signalled(self, row):
         real(self, row)
         if row["step"] == 8:
-            signal.raise_signal(signal.SIGTERM)
+            raise_and_wait(signal.SIGTERM)
 
     monkeypatch.setattr(Events, "add", signalled)
     options = ("--config.num_steps=40", "--config.eval_every=20", "--config.log_every=4")
     assert here(*SMALL, *options, f"--workdir={workdir}") == 130
-    assert step_of(checkpoint_of(workdir)) == 12
-    assert [row["step"] for row in rows_of(workdir)] == [4, 8, 12]
+    assert step_of(checkpoint_of(workdir)) == 8
+    assert [row["step"] for row in rows_of(workdir)] == [4, 8]
+
+
+def test_a_signal_during_an_evaluation_leaves_the_interval_out(tmp_path, monkeypatch):
+    """An evaluation may be long: the state of the last row is saved, and the run is the same."""
+    unbroken, broken, real = tmp_path / "unbroken", tmp_path / "broken", loop.evaluate
+    options = ("--config.num_steps=12", "--config.eval_every=8", "--config.log_every=4")
+    assert here(*SMALL, *options, f"--workdir={unbroken}") == 0
+
+    def signalled(*arguments):
+        raise_and_wait(signal.SIGINT)
+        return real(*arguments)
+
+    monkeypatch.setattr(loop, "evaluate", signalled)
+    assert here(*SMALL, *options, f"--workdir={broken}") == 130
+    monkeypatch.undo()
+    assert step_of(checkpoint_of(broken)) == 4
+    assert [row["step"] for row in rows_of(broken)] == [4]
+    assert here(*SMALL, *options, f"--workdir={broken}") == 0
+    assert checkpoint_of(broken) == checkpoint_of(unbroken)
+    assert list(map(without_times, rows_of(broken))) == list(map(without_times, rows_of(unbroken)))
+
+
+def test_long_intervals_are_cut_so_that_a_signal_is_answered(tmp_path, monkeypatch):
+    """In pieces or whole, the rows are the same; a signal between two leaves the interval out."""
+    whole, cut = tmp_path / "whole", tmp_path / "cut"
+    options = (*SMALL, "--config.num_steps=30", "--config.eval_every=15", "--config.log_every=15")
+    assert here(*options, f"--workdir={whole}") == 0
+    monkeypatch.setattr(loop, "_SECONDS_OF_A_SCAN", 1e-9)  # one step in each
+    assert here(*options, f"--workdir={cut}") == 0
+    assert list(map(without_times, rows_of(cut))) == list(map(without_times, rows_of(whole)))
+    assert checkpoint_of(cut) == checkpoint_of(whole)
+
+    shutil.rmtree(cut)
+    scans = []
+
+    def scan(self, length, *arguments):
+        compiled = scan_of(self, length, *arguments)
+
+        def counted(*operands):
+            scans.append(length)
+            if len(scans) == 4:  # the first interval is one scan
+                raise_and_wait(signal.SIGINT)
+            return compiled(*operands)
+
+        return counted
+
+    scan_of = loop._Scans._scan
+    monkeypatch.setattr(loop._Scans, "_scan", scan)
+    assert here(*options, f"--workdir={cut}") == 130
+    assert scans == [15, 1, 1, 1]
+    assert step_of(checkpoint_of(cut)) == 15
 
 
 def test_a_figure_that_cannot_be_drawn_leaves_a_finished_run(tmp_path, monkeypatch, capsys):
@@ -534,13 +594,13 @@ def test_a_task_without_a_dataset_trains_stops_and_resumes(tmp_path, monkeypatch
     def signalled(self, row):
         real(self, row)
         if row["step"] == 10:
-            signal.raise_signal(signal.SIGTERM)
+            raise_and_wait(signal.SIGTERM)
 
     monkeypatch.setattr(Events, "add", signalled)
     assert here(*POLYNOMIAL, f"--workdir={broken}") == 130
-    assert "saved at step 20" in capsys.readouterr().err
+    assert "saved at step 10" in capsys.readouterr().err
     assert here(*POLYNOMIAL, f"--workdir={broken}") == 0
-    assert "resuming at step 20 of 40" in capsys.readouterr().err
+    assert "resuming at step 10 of 40" in capsys.readouterr().err
     assert list(map(without_times, rows_of(broken))) == list(map(without_times, rows))
     assert without_times(result_of(broken)) == without_times(result)
     assert checkpoint_of(broken) == checkpoint_of(unbroken)
