@@ -4,16 +4,17 @@ XLA reads its options once, when jax first computes. So they are set here, for e
 without importing jax, which the commands that only read files do without.
 """
 
-import importlib.metadata
 import os
 import sys
-import warnings
 
-# In the process of a command, ``python -m experiments.NAME``, before jax is imported.
+# In the process of a command, ``python -m experiments.NAME``, before all that takes time.
 if sys.argv[0] == "-m" and any(name.startswith("experiments.") for name in sys.orig_argv):
     from experiments.running import interrupts
 
     interrupts.install()
+
+import importlib.metadata
+import warnings
 
 _OPTION = "--xla_cpu_experimental_ynn_fusion_type=individual_dot"  # see gsm/xla.py
 _VERSION = tuple(int(p) for p in importlib.metadata.version("jaxlib").split(".")[:3] if p.isdigit())

@@ -28,6 +28,7 @@ from pathlib import Path
 from absl import flags
 
 from experiments.running import command_line
+from experiments.running.run_folder import lock
 from experiments.running.terminal import say
 from experiments.sweeping import outcomes, points, workers
 from experiments.tasks.checks import ConfigError
@@ -65,6 +66,8 @@ def main() -> None:
     default = "-".join(filter(None, ("sweep", Path(path).stem, argument)))
     workdir = Path(_WORKDIR.value or f"runs/{default}")
     workdir.mkdir(parents=True, exist_ok=True)
+    # Held to the end: two sweeps would take each other's runs for failed ones.
+    held = lock(workdir / ".lock", f"runs a sweep in {workdir}; wait, or choose another --workdir")
     together = _TOGETHER.value or (64 if _accelerated(place) else 1)
     run = functools.partial(
         outcomes.run, workdir=workdir, place=place, together=together, retries=_RETRIES.value
@@ -87,6 +90,8 @@ def main() -> None:
     except KeyboardInterrupt:
         say("the same command resumes the sweep")
         sys.exit(130)
+    if held is not None:
+        held.close()
     if failed := failed + sum(one.result is None for one in ended):
         sys.exit(f"{failed} points failed; logs in {workdir / 'logs'}")
 

@@ -115,7 +115,7 @@ def train(config: ConfigDict, workdir: Path) -> dict[str, Any]:
 
 
 def train_together(
-    configs: Sequence[ConfigDict], workdirs: Sequence[Path]
+    configs: Sequence[ConfigDict], workdirs: Sequence[Path], patience: float = 0
 ) -> list[dict[str, Any] | Diverged | RecordError]:
     """Runs that differ in seeds and traced fields, in one program with ``vmap`` over them.
 
@@ -125,6 +125,7 @@ def train_together(
     Args:
       configs: checked configs; equal but for "seed" and ``base.traced_fields``.
       workdirs: folder of each.
+      patience: seconds to wait for another process to leave a folder.
 
     Returns:
       The result of each, or the error it ended with.
@@ -144,7 +145,8 @@ def train_together(
                 # Before the folder: the task may find that the data cannot serve it.
                 built = build(config, dataset, shared)
                 identity = configuration.identity(config)
-                run = stack.enter_context(RunFolder(workdir, identity, dict(fields(config))))
+                folder = RunFolder(workdir, identity, dict(fields(config)), patience)
+                run = stack.enter_context(folder)
                 if (result := run.result()) is not None:
                     say(f"{workdir} is finished; remove it, or choose another --workdir, to run "
                         "again")  # fmt: skip

@@ -12,6 +12,8 @@ damaged/         checkpoints that were found damaged, if any
 
 import importlib.util
 import json
+import os
+import platform
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -67,7 +69,7 @@ class RunFolder:
             (path / "figures").mkdir(parents=True, exist_ok=True)
             self._lock = lock(
                 path / ".lock",
-                f"another process is running in {path}; wait for it, or choose another --workdir",
+                f"is running in {path}; wait for it, or choose another --workdir",
                 patience,
             )
             starts = self._read("provenance.json", records.check_starts, "remove it") or []
@@ -219,7 +221,7 @@ def lock(path: Path, held: str, patience: float = 0) -> IO[str] | None:
 
     Args:
       path: the file; made if it is not there.
-      held: the message if another process holds it.
+      held: the message if another process holds it, after the name of that process.
       patience: seconds to wait for it.
 
     Raises:
@@ -235,10 +237,15 @@ def lock(path: Path, held: str, patience: float = 0) -> IO[str] | None:
             if time.monotonic() < end:
                 time.sleep(0.2)
                 continue
+            file.seek(0)
+            holder = file.read(200).strip() or "a process"
             file.close()
-            raise RunFolderError(held) from None
+            raise RunFolderError(f"{holder} {held}") from None
         except OSError:  # a file system without locks
             pass
+        file.truncate(0)
+        file.write(f"process {os.getpid()} on {platform.node()}")
+        file.flush()
         return file
 
 

@@ -7,7 +7,10 @@ Each run has its own folder in FOLDER, named by its config's hash. An error is r
 that starts with that hash.
 """
 
+import os
+import signal
 import sys
+import threading
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -35,7 +38,8 @@ def run(job: Sequence[Point], folder: Path) -> Sequence[dict[str, Any] | Excepti
     """
     configs, folders = zip(*((point.config, folder / point.hash) for point in job), strict=True)
     try:
-        return loop.train_together(configs, folders)
+        # A job of a driver that was killed a moment ago may still be saving.
+        return loop.train_together(configs, folders, patience=60)
     except loop.Interrupted as message:
         say(str(message))
         raise KeyboardInterrupt from None
@@ -43,7 +47,15 @@ def run(job: Sequence[Point], folder: Path) -> Sequence[dict[str, Any] | Excepti
         return [error] * len(job)
 
 
+def _stop_with_driver() -> None:
+    """Wait for the end of standard input, which the driver holds open; then save and stop."""
+    os.read(0, 1)
+    os.kill(os.getpid(), signal.SIGTERM)
+
+
 def main() -> None:
+    if _ENDS_WITH_DRIVER.value:
+        threading.Thread(target=_stop_with_driver, daemon=True).start()
     job = [points.resolve(one) for one in read_json(Path(_POINTS.value))]
     if len(list(points.jobs(job, len(job)))) != 1:
         raise ConfigError(f"the points of {_POINTS.value} need more than one program")
@@ -57,4 +69,7 @@ def main() -> None:
 if __name__ == "__main__":
     _POINTS = flags.DEFINE_string("points", None, "JSON file of points.", required=True)
     _FOLDER = flags.DEFINE_string("folder", None, "Folder of the runs' folders.", required=True)
+    _ENDS_WITH_DRIVER = flags.DEFINE_bool(
+        "ends_with_driver", False, "Stop when standard input is closed."
+    )
     command_line.run(main)

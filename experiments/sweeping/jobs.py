@@ -35,8 +35,9 @@ def folder(workdir: Path, point: Point) -> Path:
 
 
 def log_of(workdir: Path, job: Sequence[Point]) -> Path:
-    """The log of a job."""
-    return workdir / "logs" / f"{job[0].hash}.txt"
+    """The log of the next attempt at a job: each has a file of its own."""
+    logs, name = workdir / "logs", job[0].hash
+    return logs / f"{name}-{len(list(logs.glob(f'{name}-*.txt'))) + 1}.txt"
 
 
 def result_of(workdir: Path, point: Point) -> dict[str, Any] | None:
@@ -52,13 +53,12 @@ def command(workdir: Path, job: Sequence[Point]) -> list[str]:
     write_json(listed, [point.overrides for point in job])
     return [
         sys.executable, "-m", "experiments.sweeping.job", f"--points={listed}",
-        f"--folder={workdir / 'points'}",
+        f"--folder={workdir / 'points'}", "--ends_with_driver",
     ]  # fmt: skip
 
 
-def error_of(workdir: Path, job: Sequence[Point], point: Point, code: int) -> str:
-    """The last line of the job's log about the point, which names what was wrong."""
-    log = log_of(workdir, job)
+def error_of(log: Path, point: Point, code: int) -> str:
+    """The last line of a job's log about the point, which names what was wrong."""
     text = log.read_text() if log.exists() else ""
     lines = [line for line in text.splitlines() if line.strip()]
     own = [line.partition(": ")[2] for line in lines if line.startswith(f"{point.hash}: ")]
@@ -69,6 +69,7 @@ class _Running(NamedTuple):
     job: list[Point]
     process: workers.Running
     attempt: int
+    log: Path
 
 
 def run(
@@ -93,8 +94,9 @@ def run(
                 raise KeyboardInterrupt
             while waiting and place.free:
                 job, attempt = waiting.popleft()
-                started = place.start(command(workdir, job), log_of(workdir, job), environment)
-                running.append(_Running(job, started, attempt))
+                log = log_of(workdir, job)
+                started = place.start(command(workdir, job), log, environment)
+                running.append(_Running(job, started, attempt, log))
             time.sleep(_SECONDS_BETWEEN_LOOKS)
             for ended in list(running):
                 if (code := ended.process.poll()) is None:
@@ -108,7 +110,7 @@ def run(
                         say(f"{point.hash} was killed (signal {-code}); it is started again")
                         again.append(point)
                     else:
-                        yield Outcome(point, None, error_of(workdir, ended.job, point, code))
+                        yield Outcome(point, None, error_of(ended.log, point, code))
                 if again:
                     waiting.appendleft((again, ended.attempt + 1))
 

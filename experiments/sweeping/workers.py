@@ -1,7 +1,8 @@
 """Where the jobs of a sweep run: processes of this machine, or of a cluster through Ray.
 
 A job is a command with a log. Started jobs tell their exit status as a shell's child does: a
-negative one is the signal that killed it.
+negative one is the signal that killed it. The standard input of a job is a pipe that its driver
+holds and never writes to: it closes when the driver ends, however it ends, and the job then stops.
 """
 
 import os
@@ -75,7 +76,7 @@ class LocalWorkers:
         try:
             with log.open("a") as file:
                 process = subprocess.Popen(
-                    command, stdout=file, stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL,
+                    command, stdout=file, stderr=subprocess.STDOUT, stdin=subprocess.PIPE,
                     env=environment, start_new_session=True,
                 )  # fmt: skip
         finally:
@@ -92,6 +93,8 @@ class _Process:
         before, code = self._process.returncode, self._process.poll()
         if before is None and code is not None:
             self._slots.append(self._slot)
+            if self._process.stdin is not None:
+                self._process.stdin.close()
         return code
 
     def interrupt(self) -> None:
@@ -172,11 +175,15 @@ def call(command: list[str], log: str, folder: str, environment: dict[str, str])
     Path(log).parent.mkdir(parents=True, exist_ok=True)
     with open(log, "a") as file:
         process = subprocess.Popen(
-            command, stdout=file, stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL,
+            command, stdout=file, stderr=subprocess.STDOUT, stdin=subprocess.PIPE,
             cwd=folder, env=os.environ | environment,
         )  # fmt: skip
         try:
-            return process.wait()
-        except KeyboardInterrupt:  # Ray's way to cancel
-            process.send_signal(signal.SIGINT)
-            return process.wait()
+            while True:  # not communicate(): its standard input must stay open
+                try:
+                    return process.wait()
+                except KeyboardInterrupt:  # Ray's way to cancel
+                    process.send_signal(signal.SIGINT)
+        finally:
+            if process.stdin is not None:
+                process.stdin.close()

@@ -19,6 +19,16 @@ def command(*options):
     )  # fmt: skip
 
 
+def wait_for_rows(workdir):
+    """Until two runs have written a row."""
+    end = time.monotonic() + 120
+    while time.monotonic() < end:
+        if sum(path.stat().st_size > 0 for path in workdir.glob("points/*/metrics.jsonl")) == 2:
+            return
+        time.sleep(0.05)
+    raise AssertionError("no rows")
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("options", [("--workers=2",), ("--backend=here", "--together=3")])
 def test_a_sweep_runs_its_points_reports_a_failed_one_and_skips_what_is_finished(options, tmp_path):
@@ -78,9 +88,7 @@ def test_ctrl_c_saves_the_runs_and_the_same_command_resumes_them(tmp_path):
         [sys.executable, "-m", "experiments.sweep", *arguments],
         cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
     )  # fmt: skip
-    end = time.monotonic() + 120
-    while len(list(workdir.glob("points/*/metrics.jsonl"))) < 2 and time.monotonic() < end:
-        time.sleep(0.05)
+    wait_for_rows(workdir)
     started.send_signal(signal.SIGTERM)
     _, err = started.communicate(timeout=120)
     assert started.returncode == 130, err
@@ -91,6 +99,34 @@ def test_ctrl_c_saves_the_runs_and_the_same_command_resumes_them(tmp_path):
     assert resumed.returncode == 0, resumed.stderr
     assert resumed.stderr.count("resuming at step") == 2
     assert {row["steps"] for row in rows_of(workdir / "sweep.csv")} == {"3000"}
+
+
+@pytest.mark.slow
+def test_workers_end_with_a_killed_driver_and_a_second_driver_is_refused(tmp_path):
+    """The runs save their state; the same command, given at once, waits for them and resumes."""
+    path = write_sweep(tmp_path, [{"num_steps": 6_000, "seed": seed} for seed in (0, 1)])
+    workdir = tmp_path / "w"
+    arguments = [f"--sweep={path}", f"--workdir={workdir}", "--workers=2"]
+    started = subprocess.Popen(
+        [sys.executable, "-m", "experiments.sweep", *arguments],
+        cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+    )  # fmt: skip
+    wait_for_rows(workdir)
+    second = command(*arguments)
+    assert second.returncode == 1
+    assert f"error: process {started.pid} on " in second.stderr
+    assert f"runs a sweep in {workdir}" in second.stderr
+    started.kill()
+    started.wait()
+    resumed = command(*arguments)
+    assert resumed.returncode == 0, resumed.stderr
+    logs = sorted((workdir / "logs").iterdir())
+    assert [log.stem[-2:] for log in logs] == ["-1", "-2", "-1", "-2"]
+    for first, last in (logs[:2], logs[2:]):
+        assert "saved at step" in first.read_text()
+        assert "resuming at step" in last.read_text()
+    rows = rows_of(workdir / "sweep.csv")
+    assert [(row["steps"], row["error"]) for row in rows] == [("6000", "")] * 2
 
 
 @pytest.mark.parametrize(
