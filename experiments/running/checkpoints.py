@@ -6,6 +6,7 @@ is the whole run: bits that changed on the disk are noticed, and a damaged metri
 
 import hashlib
 import os
+import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -20,6 +21,8 @@ from experiments.storage.files import sync
 from experiments.storage.records import Rows, check_rows
 
 _KEPT = 2
+_OVERHEAD = 300_000
+"""Bytes of a checkpoint beside its arrays: names and types of the arrays, rows of metrics."""
 
 
 class Checkpoint(NamedTuple):
@@ -69,6 +72,7 @@ class Checkpoints:
         if step in self.steps():
             return
         self._finish_last()
+        self.check_space(tree)
         record = {"digest": digest(tree), "rows": list(rows)}
         self._manager().save(
             step, args=ocp.args.Composite(
@@ -76,6 +80,17 @@ class Checkpoints:
             ),
         )  # fmt: skip
         self._unsynced = step
+
+    def check_space(self, tree: Any, number: int = 1) -> None:
+        """Raise RecordError unless the disk has space for so many checkpoints of a pytree."""
+        needed = number * (1.1 * sum(leaf.nbytes for leaf in jax.tree.leaves(tree)) + _OVERHEAD)
+        free = shutil.disk_usage(self.path.parent).free
+        if free < needed:
+            which = "a checkpoint needs" if number == 1 else f"{number} checkpoints need"
+            raise RecordError(
+                f"{which} {needed / 1e6:,.1f} MB in {self.path.parent}; {free / 1e6:,.1f} MB are "
+                "free there. What was saved before is kept; make space, or choose another --workdir"
+            )
 
     def restore(self, like: Any) -> Checkpoint | None:
         """The last checkpoint that is whole, None if there is none of any kind.
@@ -134,9 +149,15 @@ class Checkpoints:
     def _finish_last(self) -> None:
         """Wait until what was saved is on disk, so that a loss of power leaves it whole."""
         if self._unsynced is not None:
-            self._manager().wait_until_finished()
-            sync(self.path / str(self._unsynced))
-            self._unsynced = None
+            step, self._unsynced = self._unsynced, None
+            try:
+                self._manager().wait_until_finished()
+                sync(self.path / str(step))
+            except Exception as error:  # of a thread of orbax's, in many kinds
+                raise RecordError(
+                    f"the checkpoint of step {step:,} could not be written in {self.path} "
+                    f"({' '.join(str(error).split())[:100]}); those before it are kept"
+                ) from None
 
     def close(self) -> None:
         """Wait until what was saved is on disk."""

@@ -43,10 +43,11 @@ def run(main: Any) -> None:
 
     def command(argv: Sequence[str]) -> None:
         del argv
-        # Unless --verbosity asks for more: orbax logs 50 lines for a checkpoint, jax warns of
-        # accelerators that are not there.
+        # Unless --verbosity asks for more: orbax logs 50 lines for a checkpoint and 300 for one
+        # that fails, which is reported in one line here; jax warns of accelerators that are not
+        # there.
         if not flags.FLAGS["verbosity"].present:
-            logging.set_verbosity(logging.ERROR)
+            logging.set_verbosity(logging.FATAL)
         with one_line_errors():
             main()
 

@@ -405,6 +405,10 @@ def _restore(experiment: Experiment, run: RunFolder) -> tuple[TrainState, dict[s
     if restored is not None:
         state, best = TrainState(**restored["state"]), restored["best"]
         say(f"resuming at step {int(state.step):,} of {experiment.config.num_steps:,}")
+    if (
+        int(state.step) < experiment.config.num_steps
+    ):  # the two that are kept, and one being written
+        run.checkpoints.check_space({"state": state._asdict(), "best": best}, 3)
     return state, best
 
 

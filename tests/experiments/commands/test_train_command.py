@@ -397,6 +397,30 @@ def test_checkpoints_that_are_all_damaged_are_named_and_left(copy):
     assert {path.name for path in (copy / "checkpoints").iterdir()} == {"20", "23"}
 
 
+def usage(*free):
+    """A disk with so much space at each look; the last one stays."""
+    answers = list(free)
+    return lambda _: mock.Mock(free=answers.pop(0) if len(answers) > 1 else answers[0])
+
+
+def test_too_little_space_is_found_before_training_and_before_a_checkpoint(tmp_path, monkeypatch):
+    """What was saved before the disk was full is kept, and resumes to the same end."""
+    unbroken, broken = tmp_path / "unbroken", tmp_path / "broken"
+    assert here(*ODD, f"--workdir={unbroken}") == 0
+    monkeypatch.setattr(shutil, "disk_usage", usage(100_000))
+    message = refused(*ODD, f"--workdir={broken}")
+    assert re.search(r"3 checkpoints need [\d.]+ MB in .*; 0.1 MB are free there", message)
+    monkeypatch.setattr(shutil, "disk_usage", usage(10**9, 10**9, 100_000))
+    message = refused(*ODD, f"--workdir={broken}")
+    assert "a checkpoint needs" in message
+    assert "What was saved before is kept" in message
+    monkeypatch.undo()
+    assert step_of(checkpoint_of(broken)) == 10
+    assert here(*ODD, f"--workdir={broken}") == 0
+    assert checkpoint_of(broken) == checkpoint_of(unbroken)
+    assert without_times(result_of(broken)) == without_times(result_of(unbroken))
+
+
 def test_a_loss_that_is_not_finite_stops_the_run_and_names_the_step(tmp_path):
     # The temperature is held for 25 steps, then the logits divided by it overflow: infinity
     # less infinity is the 26th loss.

@@ -45,7 +45,9 @@ def one_line(refusal: pytest.ExceptionInfo) -> str:
 
 
 def test_a_folder_serves_one_process_at_a_time(run):
-    with pytest.raises(RunFolderError, match="another process is running in") as refusal:
+    with pytest.raises(
+        RunFolderError, match=rf"process {os.getpid()} on \S+ is running in"
+    ) as refusal:
         open_run(run.path)
     assert str(run.path) in one_line(refusal)
     run.close()
@@ -300,6 +302,20 @@ def test_a_damaged_checkpoint_is_put_aside_and_the_one_before_resumes(saved, dam
     with open_run(saved.path) as again:
         assert again.resume(tree(0))["step"] == 2
         again.save(4, tree(4))
+    assert steps_after_resuming(saved)[0] == 4
+
+
+def test_a_checkpoint_that_could_not_be_written_is_one_line(saved, monkeypatch):
+    """As on a disk that fills up while it is written: the folder of the step is not there."""
+    import shutil
+
+    again = open_run(saved.path)
+    again.resume(tree(0))
+    again.save(6, tree(6))
+    again.checkpoints._manager().wait_until_finished()
+    shutil.rmtree(saved.path / "checkpoints" / "6")
+    with pytest.raises(RecordError, match=r"of step 6 could not be written in .* are kept"):
+        again.close()
     assert steps_after_resuming(saved)[0] == 4
 
 
