@@ -168,7 +168,7 @@ def test_weight_decay_shrinks_kernels_by_the_learning_rate_and_nothing_else(digi
     [
         pytest.param("vimco", "score_function", marks=pytest.mark.slow),
         pytest.param("iwae", "gumbel_softmax", marks=pytest.mark.slow),
-        ("iwae", "reinmax"),
+        pytest.param("iwae", "reinmax", marks=pytest.mark.slow),  # test_vae has the losses
     ],
 )
 def test_multi_sample_objectives_train_the_vae(objective, estimator, digits):
