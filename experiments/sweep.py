@@ -52,6 +52,11 @@ _PILOT_STEPS = flags.DEFINE_integer(
     "pilot_steps", 0, "Steps of the pilot runs that choose the fields in PILOT; 0: no pilots.",
     lower_bound=0,
 )  # fmt: skip
+_OPEN_RAY = flags.DEFINE_bool(
+    "start_open_ray", False,
+    "With --backend=ray, no $RAY_ADDRESS: start a Ray of this machine alone, some of whose ports "
+    "listen on all network interfaces.",
+)  # fmt: skip
 _RETRIES = flags.DEFINE_integer(
     "retries", 2, "Times that a killed job is started again.", lower_bound=0
 )
@@ -111,6 +116,12 @@ def _place() -> workers.Workers | None:
         # Of other accelerators one process has all.
         number = number if platform in ("cpu", "gpu") else 1
         return workers.LocalWorkers(_WORKERS.value or number, gpus, platform != "cpu")
+    if not os.environ.get("RAY_ADDRESS") and not _OPEN_RAY.value:
+        raise ConfigError(
+            "--backend=ray: set $RAY_ADDRESS to a cluster. Without it a Ray of this machine alone "
+            "would be started, which opens ports of its control store, raylet, object manager and "
+            "workers on all network interfaces: --start_open_ray permits that"
+        )
     try:
         return workers.RayWorkers(_WORKERS.value)
     except ImportError:

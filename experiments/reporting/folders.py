@@ -20,7 +20,7 @@ from experiments.storage.records import Run, check, check_row, checked, read_run
 HASHES = ("row", "run", "config_hash")
 """The columns of CSV files that hold hashes, which are text even where they look like numbers."""
 
-_COPY = re.compile(r"<!-- (table \w+) -->\n(.*?)\n<!-- end -->", re.DOTALL)
+_COPY = re.compile(r"<!-- (table\w+) -->\n(.*?)\n<!-- end -->", re.DOTALL)
 
 
 class Found(NamedTuple):
@@ -198,7 +198,8 @@ def outdated(tables: Sequence[Table], results: Path, documents: Sequence[Path]) 
     Args:
       tables: whose reports to look for.
       results: every folder in it that holds a report is checked.
-      documents: Markdown files with copies between ``<!-- table 1 -->`` and ``<!-- end -->``.
+      documents: Markdown files with copies between ``<!-- table1 -->``, the name of
+        the folder of the report, and ``<!-- end -->``.
 
     Raises:
       ReportError: there is no report.
@@ -208,7 +209,7 @@ def outdated(tables: Sequence[Table], results: Path, documents: Sequence[Path]) 
     for table in tables:
         for path in sorted(results.glob(f"*/{table.name}.json")):
             report = make(table, find([path.parent], [table]))
-            shown[table.name] = report.texts[f"{table.name}.md"]
+            shown[path.parent.name] = report.texts[f"{table.name}.md"]
             if read_json(path)["runs"] != report.kept:
                 differences.append(f"{path} differs from what a report keeps of its runs")
             for name, text in report.texts.items():
@@ -219,6 +220,6 @@ def outdated(tables: Sequence[Table], results: Path, documents: Sequence[Path]) 
         raise ReportError(f"{results} holds no report of a table")
     for document in documents:
         for marker, copy in _COPY.findall(document.read_text()):
-            if copy.strip() != shown.get(marker.replace(" ", ""), "").strip():
+            if copy.strip() != shown.get(marker, "").strip():
                 differences.append(f"{document}: the copy of {marker} differs")
     return differences

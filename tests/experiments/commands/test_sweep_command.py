@@ -138,11 +138,17 @@ def test_workers_end_with_a_killed_driver_and_a_second_driver_is_refused(tmp_pat
             ("--sweep=configs/sweeps/annealing.py:digits", "--pilot_steps=5"),
             "--pilot_steps: configs/sweeps/annealing.py:digits names no fields in PILOT",
         ),
+        (
+            ("--sweep=configs/sweeps/annealing.py:digits", "--backend=ray"),
+            "on all network interfaces: --start_open_ray permits that",
+        ),
     ],
 )
-def test_a_mistake_is_one_line(options, message, tmp_path):
+def test_a_mistake_is_one_line(options, message, tmp_path, monkeypatch):
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
     done = command(*options, f"--workdir={tmp_path / 'w'}")
     assert done.returncode == 1
+    assert not (tmp_path / "w").exists()
     assert message in done.stderr
     assert done.stderr.count("\n") == 1
     assert not (tmp_path / "w").exists()

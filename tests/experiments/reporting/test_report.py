@@ -72,7 +72,7 @@ def results(tmp_path):
             ROOT / "results" / name, tmp_path / name, ignore=shutil.ignore_patterns("*.png")
         )
     text = "".join(
-        f"<!-- table {number} -->\n{(tmp_path / f'table{number}/table{number}.md').read_text()}"
+        f"<!-- table{number} -->\n{(tmp_path / f'table{number}/table{number}.md').read_text()}"
         "<!-- end -->\n\n"
         for number in (1, 2)
     )
@@ -137,7 +137,7 @@ def test_the_check_exits_with_1_and_names_what_differs(results, tmp_path):
 def test_a_changed_copy_and_missing_reports_are_found(results, tmp_path):
     text = (results / "document.md").read_text()
     (results / "document.md").write_text(text.replace("102.90 (103.8)", "102.91 (103.8)"))
-    assert outdated(results) == [f"{results / 'document.md'}: the copy of table 1 differs"]
+    assert outdated(results) == [f"{results / 'document.md'}: the copy of table1 differs"]
     (tmp_path / "none").mkdir()
     with pytest.raises(ReportError, match="holds no report"):
         folders.outdated(all_tables(PAPER), tmp_path / "none", [])
