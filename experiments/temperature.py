@@ -25,7 +25,9 @@ _PROBABILITIES = flags.DEFINE_list(
     "probabilities", ["0.08", "0.16", "0.04", "0.3", "0.22", "0.14", "0.06"], "Of the classes."
 )
 _TEMPERATURES = flags.DEFINE_list("temperatures", ["0.1", "0.5", "1", "10"], "A column of each.")
-_DRAWS = flags.DEFINE_integer("draws", 100_000, "Draws in an expectation.", lower_bound=100)
+_DRAWS = flags.DEFINE_integer(
+    "draws", 100_000, "Draws in an expectation.", lower_bound=100, upper_bound=10**7
+)
 _SAMPLES = flags.DEFINE_integer("samples", 3, "Samples shown.", lower_bound=1, upper_bound=20)
 _OUT = flags.DEFINE_string("out", "runs/temperature", "Folder.")
 

@@ -6,6 +6,7 @@ stopped. Nothing here knows a task, an estimator or a metric by name.
 
 import contextlib
 import functools
+import math
 import operator
 import time
 from collections.abc import Sequence
@@ -33,7 +34,7 @@ from experiments.running.terminal import Progress, say
 from experiments.running.training import Program, TrainState
 from experiments.storage.errors import RecordError
 from experiments.tasks.base import Metric, Params, Settings, Task
-from experiments.tasks.checks import fields
+from experiments.tasks.checks import ConfigError, fields
 from gsm import learned
 
 # A run has diverged whose metric is this many times that of a model that knows nothing. Models
@@ -100,6 +101,47 @@ def build(config: ConfigDict, dataset: Any, shared: Experiment | None = None) ->
     return Experiment(config, task, training.program_of(config, task), settings)
 
 
+def check_memory(experiment: Experiment) -> None:
+    """Raise ConfigError for a model or a minibatch that cannot fit into the memory.
+
+    By the shapes alone, and from below: what fits here may still be too large, but sizes that are
+    mistakes are named at once, not after minutes of allocation.
+    """
+    config = experiment.config
+    try:
+        params = jax.tree.leaves(jax.eval_shape(experiment.program.init, random.key(0)))
+    except (OverflowError, TypeError, ValueError) as error:  # sizes that no array can have
+        reason = " ".join(str(error).split())[:150]
+        raise ConfigError(
+            f"the sizes in config.model cannot be those of arrays ({reason})"
+        ) from None
+    parameters = sum(math.prod(leaf.shape) for leaf in params)
+    examples = jax.tree.leaves(experiment.task.train)
+    numbers = config.batch_size * sum(math.prod(one.shape[1:]) for one in examples)
+    # Parameters and momentum before and after a step, the gradient, the best ones so far; the
+    # minibatch and its gradient.
+    needed = 4 * (6 * parameters + 2 * numbers)
+    available = memory_available()
+    if available is not None and needed > available:
+        raise ConfigError(
+            f"{parameters:,} parameters and minibatches of {config.batch_size:,} examples need at "
+            f"least {needed / 1e9:,.1f} GB of memory; {available / 1e9:,.1f} GB are available. "
+            "Lower the sizes in config.model, or config.batch_size"
+        )
+
+
+def memory_available() -> int | None:
+    """Bytes that the device can still give; None where that is not known."""
+    if stats := jax.local_devices()[0].memory_stats():
+        return stats["bytes_limit"] - stats["bytes_in_use"]
+    try:
+        lines = Path("/proc/meminfo").read_text().splitlines()
+    except OSError:  # not Linux
+        return None
+    found = [line.split()[1] for line in lines if line.startswith("MemAvailable:")]
+    return 1024 * int(found[0]) if found else None
+
+
 def train(config: ConfigDict, workdir: Path) -> dict[str, Any]:
     """Run or resume the experiment of a checked config in a folder; returns its result.
 
@@ -144,6 +186,7 @@ def train_together(
             try:
                 # Before the folder: the task may find that the data cannot serve it.
                 built = build(config, dataset, shared)
+                check_memory(built)
                 identity = configuration.identity(config)
                 folder = RunFolder(workdir, identity, dict(fields(config)), patience)
                 run = stack.enter_context(folder)

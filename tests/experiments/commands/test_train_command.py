@@ -397,6 +397,16 @@ def test_checkpoints_that_are_all_damaged_are_named_and_left(copy):
     assert {path.name for path in (copy / "checkpoints").iterdir()} == {"20", "23"}
 
 
+@pytest.mark.parametrize(
+    "size",
+    ["model.num_classes=1000000000", "batch_size=2147483647", "model.hidden_sizes=100000,1000000"],
+)
+def test_sizes_that_cannot_fit_into_the_memory_are_refused_at_once(size, tmp_path, no_training):
+    message = refused(*SMALL, f"--config.{size}", f"--workdir={tmp_path / 'run'}")
+    assert re.search(r"need at least [\d,.]+ GB of memory; [\d,.]+ GB are available", message)
+    assert not (tmp_path / "run").exists()
+
+
 def usage(*free):
     """A disk with so much space at each look; the last one stays."""
     answers = list(free)
