@@ -169,15 +169,21 @@ def build(config: ConfigDict, dataset: Dataset) -> Task:
 
 def _pictures(model, params, key, images) -> dict[str, Picture]:
     """Reconstructions, samples from the prior, and how often each class is used."""
-    key_rows, key_reconstruct, key_generate = random.split(key, 3)
+
+    @jax.jit  # one program in place of a hundred small ones
+    def arrays(params, key, test):
+        key_rows, key_reconstruct, key_generate = random.split(key, 3)
+        originals = random.choice(key_rows, test, (10,), replace=False)
+        draw = functools.partial(reconstruct, model, params)
+        decoded = jax.vmap(draw)(random.split(key_reconstruct, 10), originals)
+        new = functools.partial(generate, model, params)
+        samples = jax.vmap(new)(random.split(key_generate, 100))
+        classes = functools.partial(posterior, model, params)
+        use = jnp.mean(jax.lax.map(classes, test, batch_size=1_000), axis=0)
+        return originals, decoded, samples, use
+
     test = images.to_float(jnp.asarray(images.held_out.test.images))
-    originals = random.choice(key_rows, test, (10,), replace=False)
-    draw = functools.partial(reconstruct, model, params)
-    decoded = jax.vmap(draw)(random.split(key_reconstruct, 10), originals)
-    samples = jax.vmap(functools.partial(generate, model, params))(random.split(key_generate, 100))
-    use = jnp.mean(
-        jax.lax.map(functools.partial(posterior, model, params), test, batch_size=1_000), axis=0
-    )
+    originals, decoded, samples, use = arrays(params, key, test)
     return {
         "reconstructions": Picture(
             jnp.stack([originals, decoded]).reshape(2, 10, *images.shape),
