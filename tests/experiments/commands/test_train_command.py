@@ -553,6 +553,21 @@ def test_a_signal_during_an_evaluation_leaves_the_interval_out(tmp_path, monkeyp
     assert list(map(without_times, rows_of(broken))) == list(map(without_times, rows_of(unbroken)))
 
 
+def test_a_signal_before_the_first_row_says_that_nothing_is_saved(tmp_path, monkeypatch, capsys):
+    real = loop.evaluate
+
+    def signalled(*arguments):
+        raise_and_wait(signal.SIGINT)
+        return real(*arguments)
+
+    monkeypatch.setattr(loop, "evaluate", signalled)
+    options = ("--config.num_steps=4", "--config.eval_every=4", "--config.log_every=4")
+    assert here(*SMALL, *options, f"--workdir={tmp_path / 'run'}") == 130
+    assert "stopped before the first row" in capsys.readouterr().err
+    assert rows_of(tmp_path / "run") == []
+    assert not (tmp_path / "run" / "checkpoints").exists()
+
+
 def test_long_intervals_are_cut_so_that_a_signal_is_answered(tmp_path, monkeypatch):
     """In pieces or whole, the rows are the same; a signal between two leaves the interval out."""
     whole, cut = tmp_path / "whole", tmp_path / "cut"
