@@ -23,6 +23,10 @@ def common(task: str) -> ConfigDict:
     config.select = "nll"
     config.keep = "last"  # parameters that are tested: those of the "last" step, or the "best"
 
+    # Devices over which each minibatch and the held-out examples are divided; 0: all of them.
+    config.mesh = mesh = ConfigDict()
+    mesh.data = 1
+
     config.optimizer = optimizer = ConfigDict()
     optimizer.name = "adam"  # or radam, sgd; NOTE(paper): the paper has sgd with momentum 0.9
     optimizer.learning_rate = 1e-3

@@ -8,13 +8,21 @@ from pathlib import Path
 from absl import flags
 from ml_collections import ConfigDict
 
-from experiments.running import command_line, loop
+from experiments.running import command_line, devices, loop
 from experiments.running import config as configuration
 
 _CONFIG = command_line.define_config()
 _WORKDIR = flags.DEFINE_string(
     "workdir", None, "Folder of the run; default: runs/CONFIG-DATASET-ESTIMATOR-HASH."
 )
+_COORDINATOR = flags.DEFINE_string(
+    "coordinator",
+    None,
+    "For a run of several processes: HOST:PORT at which the first one listens, the same in all; "
+    'or "auto", on a cluster that jax.distributed knows, such as SLURM.',
+)
+_NUM_PROCESSES = flags.DEFINE_integer("num_processes", 1, "Processes of the run.", lower_bound=1)
+_PROCESS_ID = flags.DEFINE_integer("process_id", 0, "Number of this process.", lower_bound=0)
 
 
 def default_workdir(config: ConfigDict, config_file: str) -> Path:
@@ -26,8 +34,12 @@ def default_workdir(config: ConfigDict, config_file: str) -> Path:
 
 def main() -> None:
     config = configuration.check(_CONFIG.value)
+    if _COORDINATOR.value:
+        devices.start(_COORDINATOR.value, _NUM_PROCESSES.value, _PROCESS_ID.value)
     workdir = Path(_WORKDIR.value or default_workdir(config, command_line.config_file()))
     result = loop.train(config, workdir)
+    if not devices.is_first():
+        return
     for name, value in result.items():
         print(f"{name:>18}  {value:,.4g}" if isinstance(value, float) else f"{name:>18}  {value}")
     print(f"{'figures':>18}  {workdir / 'figures'}")

@@ -15,7 +15,7 @@ from experiments.reporting.table import Row, Table
 from experiments.storage.errors import RecordError, ReportError
 from experiments.storage.files import csv_text, read_csv, read_json, write_atomically, write_json
 from experiments.storage.provenance import portable, provenance
-from experiments.storage.records import Run, check, check_row, checked, read_run
+from experiments.storage.records import PLACES, Run, check, check_row, checked, read_run
 
 HASHES = ("row", "run", "config_hash")
 """The columns of CSV files that hold hashes, which are text even where they look like numbers."""
@@ -171,7 +171,7 @@ def _kept(groups: Sequence[Sequence[Run]]) -> dict[str, Any]:
     """What a report keeps of its runs; each group is the seeds of one configuration."""
     return {
         seeds[0].config_hash: {
-            "config": {name: v for name, v in seeds[0].config.items() if name != "data.dir"},
+            "config": {name: v for name, v in seeds[0].config.items() if name not in PLACES},
             "seeds": {str(run.seed): run.result for run in seeds},
             "provenances": {str(run.seed): portable(run.provenance) for run in seeds},
         }

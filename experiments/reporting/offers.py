@@ -9,7 +9,7 @@ from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
-from experiments.storage.records import Run
+from experiments.storage.records import PLACES, Run
 
 Row = Mapping[str, Any]
 
@@ -76,7 +76,7 @@ class Offers(NamedTuple):
         return {
             name: json.dumps(value)
             for name, value in config.items()
-            if name not in ("seed", "data.dir") and not name.startswith(self.own)
+            if name not in ("seed", *PLACES) and not name.startswith(self.own)
         }
 
 

@@ -7,11 +7,11 @@ is the whole run: bits that changed on the disk are noticed, and a damaged metri
 import hashlib
 import os
 import shutil
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jax import random
 
@@ -51,9 +51,14 @@ class Checkpoints:
         if self._open is None:
             import orbax.checkpoint as ocp  # takes seconds to import
 
-            how: Mapping[str, Any] = (
-                {"read_only": True} if self._read_only else {"max_to_keep": _KEPT}
-            )
+            how: dict[str, Any] = {"read_only": True} if self._read_only else {"max_to_keep": _KEPT}
+            if jax.process_count() > 1:  # orbax would wait for all of them
+                if not self._read_only:
+                    self.path.mkdir(parents=True, exist_ok=True)
+                how["create"] = False
+                how["multiprocessing_options"] = ocp.options.MultiprocessingOptions(
+                    active_processes={0}, barrier_sync_key_prefix="first"
+                )
             self._open = ocp.CheckpointManager(
                 self.path.absolute(), options=ocp.CheckpointManagerOptions(**how)
             )
@@ -76,7 +81,8 @@ class Checkpoints:
         record = {"digest": digest(tree), "rows": list(rows)}
         self._manager().save(
             step, args=ocp.args.Composite(
-                tree=ocp.args.StandardSave(tree), record=ocp.args.JsonSave(record)
+                tree=ocp.args.StandardSave(jax.tree.map(plain, tree)),
+                record=ocp.args.JsonSave(record),
             ),
         )  # fmt: skip
         self._unsynced = step
@@ -125,13 +131,14 @@ class Checkpoints:
     def _read(self, step: int, like: Any) -> Checkpoint:
         import orbax.checkpoint as ocp
 
-        template = jax.eval_shape(lambda: like)
+        template = jax.tree.map(plain, like)
         restored = self._manager().restore(
             step, args=ocp.args.Composite(
                 tree=ocp.args.StandardRestore(template), record=ocp.args.JsonRestore()
             ),
         )  # fmt: skip
-        tree, record = restored["tree"], restored["record"]
+        tree = jax.tree.map(_like, restored["tree"], like)
+        record = restored["record"]
         check_rows(record["rows"], f"{self.path / str(step)}")
         if digest(tree) != record["digest"]:
             raise ValueError("its content is not what was saved")
@@ -169,13 +176,26 @@ class Checkpoints:
                 self._open = None
 
 
+def is_key(leaf: Any) -> bool:
+    """Whether a leaf holds random keys."""
+    return jax.dtypes.issubdtype(leaf.dtype, jax.dtypes.prng_key)
+
+
+def plain(leaf: Any) -> np.ndarray:
+    """A leaf as an array of numbers on the host, whatever devices hold it."""
+    return np.asarray(random.key_data(leaf) if is_key(leaf) else leaf)
+
+
+def _like(array: np.ndarray, leaf: Any) -> jax.Array:
+    """A plain array as the kind of leaf that it was, on the default device."""
+    return random.wrap_key_data(jnp.asarray(array)) if is_key(leaf) else jnp.asarray(array)
+
+
 def digest(tree: Any) -> str:
     """SHA-256 of the names, types, shapes and bytes of all arrays of a pytree."""
     total = hashlib.sha256()
     for path, leaf in jax.tree.leaves_with_path(tree):
-        if jax.dtypes.issubdtype(leaf.dtype, jax.dtypes.prng_key):
-            leaf = random.key_data(leaf)
-        array = np.ascontiguousarray(leaf)
+        array = np.ascontiguousarray(plain(leaf))
         total.update(f"{jax.tree_util.keystr(path)} {array.dtype} {array.shape}".encode())
         total.update(array.data if array.ndim else array.tobytes())
     return total.hexdigest()

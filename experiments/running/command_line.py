@@ -2,6 +2,7 @@
 
 import contextlib
 import difflib
+import os
 import re
 import sys
 from collections.abc import Iterator, Sequence
@@ -13,6 +14,7 @@ from ml_collections import config_flags
 
 from experiments.data import DataError
 from experiments.running import config as configuration
+from experiments.running.devices import PeerLost
 from experiments.running.loop import Diverged, Interrupted
 from experiments.running.terminal import say
 from experiments.storage.errors import RecordError, ReportError
@@ -63,6 +65,10 @@ def one_line_errors() -> Iterator[None]:
         # Orbax leaves coroutines open over a damaged checkpoint, reported in 300 lines at exit.
         sys.unraisablehook = lambda _: None
         sys.exit(f"error: {error}")
+    except PeerLost as error:
+        say(f"stopped: {error}")
+        sys.stdout.flush()
+        os._exit(1)  # else jax would wait for the processes that have ended
     except Diverged as error:
         sys.exit(f"stopped: {error}")
     except Interrupted as message:

@@ -13,13 +13,11 @@ from ml_collections import ConfigDict
 
 from experiments import tasks
 from experiments.running.training import OPTIMIZERS
+from experiments.storage.records import PLACES
 from experiments.tasks import base
 from experiments.tasks.checks import Checks, ConfigError, fields
 from gsm import learned
 from gsm.registry import ESTIMATORS
-
-# Fields that say where files are, not what is computed.
-_PLACES = ("data.dir",)
 
 
 def load(named: str) -> ConfigDict:
@@ -88,6 +86,7 @@ def check(config: ConfigDict) -> ConfigDict:
         1, "num_steps", "eval_every", "log_every", "batch_size", "temperature.update_every"
     )
     checks.whole(0, "seed", high=2**32 - 1)
+    checks.whole(0, "mesh.data")
     checks.sizes("learned.hidden_sizes")
     checks.positive(
         "optimizer.learning_rate", "temperature.initial", "temperature.floor",
@@ -107,6 +106,7 @@ def check(config: ConfigDict) -> ConfigDict:
 def from_fields(values: Mapping[str, Any]) -> ConfigDict:
     """The checked config of a run from its flat fields, as they stand in its config.json."""
     config = ConfigDict()
+    values = {**values, "mesh.data": 1}  # on whatever machine it was trained
     for name, value in values.items():
         *groups, field = name.split(".")
         group = config
@@ -120,7 +120,7 @@ def from_fields(values: Mapping[str, Any]) -> ConfigDict:
 
 def identity(config: ConfigDict) -> dict[str, Any]:
     """The fields that determine a run's numbers, in order of name; places are left out."""
-    return {name: value for name, value in sorted(fields(config)) if name not in _PLACES}
+    return {name: value for name, value in sorted(fields(config)) if name not in PLACES}
 
 
 def config_hash(config: ConfigDict) -> str:

@@ -9,8 +9,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import random
+from jax.sharding import Mesh
+from jax.sharding import PartitionSpec as P
 from jaxtyping import Array, Key
 
+from experiments.running import devices
 from experiments.tasks.base import Metric
 
 # Rows [example, sample] in one vectorised call: on a CPU what the cache holds, elsewhere what keeps
@@ -29,6 +32,7 @@ def evaluate(
     key: Key[Array, ""],
     examples: Any,
     between: Callable[[str, int, float], None] = lambda name, left, seconds: None,
+    mesh: Mesh | None = None,
 ) -> dict[str, float]:
     """The mean of each metric over examples, the same draws whenever it is measured.
 
@@ -39,6 +43,7 @@ def evaluate(
       examples: stored examples, arrays with leading axis N.
       between: called between calls with the metric's name, the number of calls left, and the
         seconds of a call (0 before it is known); it may raise to stop.
+      mesh: devices over which the examples are divided; ``params`` and ``examples`` are on each.
     """
     means = {}
     size = len(jax.tree.leaves(examples)[0])
@@ -50,7 +55,8 @@ def evaluate(
             rows = slice(first, first + _EXAMPLES_PER_CALL)
             start = time.monotonic()
             piece = jax.tree.map(lambda x: x[rows], examples)  # noqa: B023
-            values.append(np.asarray(_measure(metric, params, random.clone(key), piece, first)))
+            measured = _measure(metric, mesh, params, random.clone(key), piece, first)
+            values.append(np.asarray(measured))
             if call == 1:  # the first call compiles
                 seconds = time.monotonic() - start
             between(name, calls - call - 1, seconds)
@@ -58,13 +64,44 @@ def evaluate(
     return means
 
 
-@functools.partial(jax.jit, static_argnums=0)
+@functools.partial(jax.jit, static_argnums=(0, 1))
 def _measure(
-    metric: Metric, params: Any, key: Key[Array, ""], examples: Any, first: int | Array
+    metric: Metric,
+    mesh: Mesh | None,
+    params: Any,
+    key: Key[Array, ""],
+    examples: Any,
+    first: int | Array,
 ) -> Array:
     rows = _ROWS_AT_ONCE.get(jax.default_backend(), _ROWS_AT_ONCE_ELSEWHERE)
     at_once = max(1, rows // min(metric.num_samples, _SAMPLES_AT_ONCE))
-    return map_examples(functools.partial(metric.measure, params), key, examples, at_once, first)
+
+    def measure(params, key, examples, first):
+        function = functools.partial(metric.measure, params)
+        return map_examples(function, key, examples, at_once, first)
+
+    if mesh is None:
+        return measure(params, key, examples, first)
+
+    # Each device measures a share of equal size, for which the last example is repeated.
+    number = jax.tree.leaves(examples)[0].shape[0]
+    share = -(-number // mesh.size)
+    padded = jnp.minimum(jnp.arange(share * mesh.size), number - 1)
+    examples = jax.tree.map(lambda x: x[padded], examples)
+
+    def of_share(params, key, examples, first):
+        return measure(params, key, examples, first + share * jax.lax.axis_index(devices.AXIS))
+
+    over_devices = P(devices.AXIS)
+    shared = jax.shard_map(
+        of_share,
+        mesh=mesh,
+        in_specs=(P(), P(), over_devices, P()),
+        out_specs=over_devices,
+        check_vma=False,
+    )
+    values = shared(params, key, examples, jnp.asarray(first))
+    return jax.lax.with_sharding_constraint(values, devices.replicated(mesh))[:number]
 
 
 def map_examples(

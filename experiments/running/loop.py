@@ -9,7 +9,7 @@ import functools
 import math
 import operator
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, Self
 
@@ -21,7 +21,8 @@ from ml_collections import ConfigDict
 
 from experiments import data, tasks
 from experiments.running import config as configuration
-from experiments.running import training
+from experiments.running import devices, training
+from experiments.running.checkpoints import Checkpoints
 from experiments.running.evaluation import evaluate
 from experiments.running.interrupts import StopRequest
 from experiments.running.run_folder import (
@@ -88,17 +89,18 @@ def build(config: ConfigDict, dataset: Any, shared: Experiment | None = None) ->
       shared: an experiment whose config differs in the seed and in traced fields only; its arrays
         and compiled functions then serve this one too.
     """
-    settings = training.settings_of(config)
+    mesh = devices.mesh_of(config)
+    settings = devices.place(mesh, training.settings_of(config))
     task = tasks.find(config.task).build(config, dataset)
     if shared is not None:
         program = shared.program._replace(init=task.init)  # learned parts start from the settings
         return Experiment(config, shared.task, program, settings)
     on_device = {
-        name: split._replace(examples=jax.tree.map(jnp.asarray, split.examples))
+        name: split._replace(examples=devices.place(mesh, split.examples))
         for name, split in task.held_out.items()
     }
-    task = task._replace(train=jax.tree.map(jnp.asarray, task.train), held_out=on_device)
-    return Experiment(config, task, training.program_of(config, task), settings)
+    task = task._replace(train=devices.place(mesh, task.train), held_out=on_device)
+    return Experiment(config, task, training.program_of(config, task, mesh), settings)
 
 
 def check_memory(experiment: Experiment) -> None:
@@ -169,6 +171,7 @@ def train_together(
     Raises:
       Interrupted: a signal came; all states are saved.
       DataError: the data cannot serve.
+      devices.PeerLost: another process of the run has ended.
     """
     # Data first: no folder is left behind for a dataset that does not exist.
     dataset = load_dataset(configs[0])
@@ -176,21 +179,23 @@ def train_together(
     members: list[_Member] = []
     shared: Experiment | None = None
     with contextlib.ExitStack() as stack:
+        stack.enter_context(devices.peer_lost())
         for place, (config, workdir) in enumerate(zip(configs, workdirs, strict=True)):
             try:
                 # Before the folder: the task may find that the data cannot serve it.
                 built = build(config, dataset, shared)
                 check_memory(built)
                 identity = configuration.identity(config)
-                folder = RunFolder(workdir, identity, dict(fields(config)), patience)
-                run = stack.enter_context(folder)
-                if (result := run.result()) is not None:
-                    say(f"{workdir} is finished; remove it, or choose another --workdir, to run "
-                        "again")  # fmt: skip
+                run = _by_first(RunFolder, workdir, identity, dict(fields(config)), patience)
+                if run is not None:
+                    stack.enter_context(run)
+                if (result := devices.of_first(run and run.result())) is not None:
+                    _say(f"{workdir} is finished; remove it, or choose another --workdir, to run "
+                         "again")  # fmt: skip
                     outcomes[place] = result
                     continue
                 shared = built
-                members.append(stack.enter_context(_Member(place, built, run)))
+                members.append(stack.enter_context(_Member(place, built, workdir, run)))
             except RecordError as error:
                 outcomes[place] = error
         with StopRequest("stopping: the run saves its state ...") as stop:
@@ -207,14 +212,21 @@ def train_together(
 
 
 class _Member:
-    """One run in progress: its folder, its state, its clock, its best parameters."""
+    """One run in progress: its folder, its state, its clock, its best parameters.
 
-    def __init__(self, place: int, experiment: Experiment, run: RunFolder):
-        self.place, self.experiment, self.run = place, experiment, run
+    Args:
+      place: among the runs of the program.
+      experiment: what is run.
+      path: of the folder.
+      run: the folder; None in a process that is not the first.
+    """
+
+    def __init__(self, place: int, experiment: Experiment, path: Path, run: RunFolder | None):
+        self.place, self.experiment, self.path, self.run = place, experiment, path, run
         self.config, self.task = experiment.config, experiment.task
         self.state, self.best = _restore(experiment, run)
         self.error: Diverged | None = None
-        rows = run.rows()
+        rows = run.rows() if run else []
         self._train_seconds, self._seconds = (
             rows[-1][name] if rows else 0.0 for name in ("train_seconds", "seconds")
         )
@@ -222,13 +234,14 @@ class _Member:
         evaluated = (row[self.selected] for row in reversed(rows) if self.selected in row)
         self._value: float | None = next(evaluated, None)
         self._start = time.perf_counter()
-        self._events = Events(run.path)
+        self._events = Events(path) if run else None
 
     def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._events.close()
+        if self._events:
+            self._events.close()
 
     @property
     def step(self) -> int:
@@ -247,7 +260,7 @@ class _Member:
         if not np.isfinite(losses).all():
             first = int(np.argmin(np.isfinite(losses)))
             reason = f"the loss of step {self.step + first + 1:,} is not finite ({losses[first]})"
-            raise _diverged(self.run, reason)
+            raise self.diverged(reason)
         step, config = int(state.step), self.config
         hyperparams = self.experiment.program.hyperparams(state.step - 1, self.experiment.settings)
         row: dict[str, Any] = {
@@ -273,22 +286,47 @@ class _Member:
                     "params": state.params, "step": state.step, "value": jnp.float32(value)
                 }  # fmt: skip
         row["seconds"] = self._seconds + time.perf_counter() - self._start
-        self.run.append(row)  # before its checkpoint: a checkpoint always has its row
+        # Before its checkpoint: a checkpoint always has its row.
+        _by_first(RunFolder.append, self.run, row)
         if evaluates:
             self.save()
-        self._events.add(row)
+        if self._events:
+            self._events.add(row)
         return row
 
     def save(self) -> None:
         """Save the state, unless that of this step is saved."""
         if self.step:
-            self.run.save(self.step, {"state": self.state._asdict(), "best": self.best})
+            tree = devices.local({"state": self.state._asdict(), "best": self.best})
+            _by_first(RunFolder.save, self.run, self.step, tree)
+
+    def check(self, metrics: Any, means: dict[str, float], split: str, step: int) -> None:
+        """Raise Diverged if a metric shows that the parameters are of no use."""
+        for name, mean in means.items():
+            guess = metrics[name].guess
+            what = f"{split}/{name} at step {step:,}"
+            if not np.isfinite(mean):  # steps of finite loss can break the parameters
+                raise self.diverged(f"{what} is not finite ({mean})")
+            if guess is not None and mean > _DIVERGED * guess:
+                limit = f"{_DIVERGED} times the {guess:.1f} of a uniform guess"
+                raise self.diverged(
+                    f"{what} is {mean:.4g}, more than {limit}: training has diverged"
+                )
+
+    def diverged(self, reason: str) -> Diverged:
+        """The error of a run whose parameters are of no use."""
+        kept = next(iter(self.run.checkpoints.steps()), None) if self.run else None
+        return Diverged(
+            f"{reason}. "
+            + (f"The checkpoint of step {kept:,} is kept" if kept else "No checkpoint yet")
+            + f" in {self.path}. Try a smaller --config.optimizer.learning_rate"
+        )
 
     def _evaluate(self, params: Params, step: int, stop: StopRequest) -> dict[str, float]:
         """All metrics that are measured along training."""
 
         def between(name, left, seconds):
-            if stop.made:
+            if devices.any_of(stop.made):
                 raise _Stopped
 
         row: dict[str, float] = {}
@@ -296,8 +334,9 @@ class _Member:
             if name == "test":
                 continue
             key = random.key(_KEY_VALID if name == "valid" else _KEY_TEST)
-            means = evaluate(split.metrics, params, key, split.examples, between)
-            _check(self.run, split.metrics, means, name, step)
+            mesh = self.experiment.program.mesh
+            means = evaluate(split.metrics, params, key, split.examples, between, mesh)
+            self.check(split.metrics, means, name, step)
             row |= {f"{name}/{metric}": mean for metric, mean in means.items()}
         return row
 
@@ -313,7 +352,9 @@ def _fit(members: Sequence[_Member], stop: StopRequest) -> None:
         return
     num_steps = members[0].config.num_steps
     scans = _Scans(members[0].experiment.program, members[0].task.train)
-    progress = Progress(min(member.step for member in members), num_steps)
+    progress = (
+        Progress(min(member.step for member in members), num_steps) if devices.is_first() else None
+    )
     try:
         while going := [m for m in members if m.error is None and m.step < num_steps]:
             # Members that were interrupted at other steps than the others catch up first.
@@ -330,15 +371,19 @@ def _fit(members: Sequence[_Member], stop: StopRequest) -> None:
                         member.error = error
                     else:
                         speed = row["steps_per_second"] * len(front)
-                        progress.show(member.step, speed, member.shown(row))
+                        if progress:
+                            progress.show(member.step, speed, member.shown(row))
             except _Stopped:
                 stop.made = True
-            if stop.made and (left := [member for member in members if member.error is None]):
+            if devices.any_of(stop.made) and (
+                left := [member for member in members if member.error is None]
+            ):
                 for member in left:
                     member.save()
                 raise _interrupted(min(member.step for member in left))
     finally:
-        progress.close()
+        if progress:
+            progress.close()
 
 
 class _Done(NamedTuple):
@@ -375,7 +420,7 @@ class _Scans:
         losses: list[list[np.ndarray]] = [[] for _ in states]
         start = time.perf_counter()
         for scan in scans:
-            if losses[0] and stop.made:
+            if losses[0] and devices.any_of(stop.made):
                 raise _Stopped
             scanned = scan(self._train, settings, states)
             states = [state for state, _ in scanned]
@@ -383,12 +428,17 @@ class _Scans:
                 of_member.append(np.asarray(piece))
         seconds = time.perf_counter() - start
         if self._longest is None:
-            self._longest = max(1, int(num_steps * _SECONDS_OF_A_SCAN / seconds))
+            # The same in all processes.
+            self._longest = devices.of_first(max(1, int(num_steps * _SECONDS_OF_A_SCAN / seconds)))
         return _Done(states, [np.concatenate(pieces) for pieces in losses], seconds)
 
     def _scan(self, length: int, settings: list[Settings], states: list[TrainState]) -> Any:
         if (form := (length, len(states))) not in self._compiled:
-            interval = jax.jit(functools.partial(_interval, self._program, length))
+            mesh = self._program.mesh
+            interval = jax.jit(
+                functools.partial(_interval, self._program, length),
+                out_shardings=None if mesh is None else devices.replicated(mesh),
+            )
             lowered = interval.lower(self._train, settings, states)
             self._compiled[form] = lowered.compile()
         return self._compiled[form]
@@ -398,10 +448,14 @@ def _interval(
     program: Program, num_steps: int, train: Any, settings: list[Any], states: list[Any]
 ) -> list[tuple[TrainState, jax.Array]]:
     """One scan of members at the same step: their states and losses after it."""
-    scan = functools.partial(training.run_interval, program, num_steps, train)
+    mesh = program.mesh
     if len(states) == 1:
-        return [scan(*settings, *states)]
-    stacked = (jax.tree.map(lambda *x: jnp.stack(x), *trees) for trees in (settings, states))
+        return [training.run_interval(program, num_steps, train, *settings, *states)]
+    stacked = [jax.tree.map(lambda *x: jnp.stack(x), *trees) for trees in (settings, states)]
+    if mesh is not None and len(states) % mesh.size == 0:  # whole runs on each device
+        stacked = jax.lax.with_sharding_constraint(stacked, devices.divided(mesh))
+        program = program._replace(mesh=None)
+    scan = functools.partial(training.run_interval, program, num_steps, train)
     state, losses = jax.vmap(scan)(*stacked)
     state = state._replace(key=random.clone(state.key))  # used again, with the next step folded in
     return [jax.tree.map(operator.itemgetter(i), (state, losses)) for i in range(len(states))]
@@ -435,17 +489,45 @@ def _initial(experiment: Experiment) -> tuple[TrainState, dict[str, Any]]:
     }  # fmt: skip
 
 
-def _restore(experiment: Experiment, run: RunFolder) -> tuple[TrainState, dict[str, Any]]:
+def _restore(experiment: Experiment, run: RunFolder | None) -> tuple[TrainState, dict[str, Any]]:
     """State and best parameters of the last checkpoint, or of step 0; later rows are dropped."""
     state, best = _initial(experiment)
-    restored = run.resume({"state": state._asdict(), "best": best})
-    if restored is not None:
-        state, best = TrainState(**restored["state"]), restored["best"]
-        say(f"resuming at step {int(state.step):,} of {experiment.config.num_steps:,}")
-    if int(state.step) < experiment.config.num_steps:
+    tree = {"state": state._asdict(), "best": best}
+    restored = _by_first(RunFolder.resume, run, tree)
+    if devices.of_first(restored is not None):
+        tree = devices.tree_of_first(tree if restored is None else restored)
+    tree = devices.place(experiment.program.mesh, tree)
+    state, best = TrainState(**tree["state"]), tree["best"]
+    if step := int(state.step):
+        _say(f"resuming at step {step:,} of {experiment.config.num_steps:,}")
+    if step < experiment.config.num_steps:
         # The two that are kept, and one that is being written.
-        run.checkpoints.check_space({"state": state._asdict(), "best": best}, 3)
+        _by_first(Checkpoints.check_space, run and run.checkpoints, devices.local(tree), 3)
     return state, best
+
+
+def _by_first(function: Callable[..., Any], *arguments: Any) -> Any:
+    """What a function returns in the first process, which alone calls it; None in the others.
+
+    Raises:
+      RecordError: in all processes, what the function raises in the first one.
+    """
+    value, message = None, None
+    if devices.is_first():
+        try:
+            value = function(*arguments)
+        except (RecordError, OSError) as error:
+            if not devices.several_processes():
+                raise
+            message = str(error)
+    if (message := devices.of_first(message)) is not None:
+        raise RecordError(message)
+    return value
+
+
+def _say(text: str) -> None:
+    if devices.is_first():
+        say(text)
 
 
 def _interrupted(step: int) -> Interrupted:
@@ -458,56 +540,46 @@ def _better(metric: Metric, value: float, than: float) -> bool:
     return value > than if metric.maximize else value < than
 
 
-def _check(run: RunFolder, metrics: Any, means: dict[str, float], split: str, step: int) -> None:
-    """Raise Diverged if a metric shows that the parameters are of no use."""
-    for name, mean in means.items():
-        guess = metrics[name].guess
-        what = f"{split}/{name} at step {step:,}"
-        if not np.isfinite(mean):  # steps of finite loss can break the parameters
-            raise _diverged(run, f"{what} is not finite ({mean})")
-        if guess is not None and mean > _DIVERGED * guess:
-            limit = f"{_DIVERGED} times the {guess:.1f} of a uniform guess"
-            raise _diverged(run, f"{what} is {mean:.4g}, more than {limit}: training has diverged")
-
-
-def _diverged(run: RunFolder, reason: str) -> Diverged:
-    kept = next(iter(run.checkpoints.steps()), None)
-    return Diverged(
-        f"{reason}. "
-        + (f"The checkpoint of step {kept:,} is kept" if kept else "No checkpoint yet")
-        + f" in {run.path}. Try a smaller --config.optimizer.learning_rate"
-    )
-
-
 # --- the end of a run ------------------------------------------------------------------------
 
 
 def _finish(member: _Member, stop: StopRequest) -> dict[str, Any]:
     """Measure the chosen parameters on the test set, write the result, then draw the figures."""
-    from experiments import figures  # matplotlib takes a second to import
-
-    config, task, run, state = member.config, member.task, member.run, member.state
+    config, task, state = member.config, member.task, member.state
     start = time.perf_counter()
-    rows = run.rows()
     params, step = state.params, member.step
     if config.keep == "best":
         params, step = member.best["params"], int(member.best["step"])
 
     def between(name, left, seconds):
-        if stop.made:
+        if devices.any_of(stop.made):
             raise _interrupted(config.num_steps)
         if seconds and left * seconds > 2 and not announced:
             announced.append(name)
-            say(f"test/{name}: about {left * seconds:.0f} s")
+            _say(f"test/{name}: about {left * seconds:.0f} s")
 
     announced: list[str] = []
     tested = {}
     if "test" in task.held_out:
         split = task.held_out["test"]
-        means = evaluate(split.metrics, params, random.key(_KEY_TEST), split.examples, between)
-        _check(run, split.metrics, means, "test", step)
+        key, mesh = random.key(_KEY_TEST), member.experiment.program.mesh
+        means = evaluate(split.metrics, params, key, split.examples, between, mesh)
+        member.check(split.metrics, means, "test", step)
         tested = {f"test/{name}": mean for name, mean in means.items()}
     test_seconds = time.perf_counter() - start
+    record = functools.partial(_record, member, tested, test_seconds, devices.local(params), step)
+    return devices.of_first(_by_first(record))
+
+
+def _record(
+    member: _Member, tested: dict[str, float], test_seconds: float, params: Params, step: int
+) -> dict[str, Any]:
+    """Write the result of the parameters of a step, and draw the figures; returns the result."""
+    from experiments import figures  # matplotlib takes a second to import
+
+    config, run = member.config, member.run
+    assert run is not None
+    rows = run.rows()
     of_step = next((row for row in rows if row["step"] == step), {})
     result = {
         **tested,
@@ -524,6 +596,6 @@ def _finish(member: _Member, stop: StopRequest) -> dict[str, Any]:
         "config_hash": configuration.config_hash(config),
     }
     run.write_result(result)
-    pictures = task.pictures(params, random.key(_KEY_PICTURES))
+    pictures = member.task.pictures(params, random.key(_KEY_PICTURES))
     figures.draw_run(rows, result, pictures, run.path / "figures")
     return result

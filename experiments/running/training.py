@@ -14,9 +14,11 @@ import jax
 import jax.numpy as jnp
 import optax
 from jax import random
+from jax.sharding import Mesh
 from jaxtyping import Array, Float, Int, Key
 from ml_collections import ConfigDict
 
+from experiments.running import devices
 from experiments.tasks import base
 from experiments.tasks.base import Example, Params, Settings, Task
 from gsm import learned, schedules
@@ -40,6 +42,8 @@ class Program(NamedTuple):
     optimizer: Callable[[Float[Array, ""]], optax.GradientTransformation]
     """The optimiser of all parameters at a learning rate of the model's."""
     batch_size: int
+    mesh: Mesh | None = None
+    """Devices over which a minibatch is divided; None: one device."""
 
 
 class TrainState(NamedTuple):
@@ -51,8 +55,8 @@ class TrainState(NamedTuple):
     opt_state: optax.OptState
 
 
-def program_of(config: ConfigDict, task: Task) -> Program:
-    """The program that trains a task as a checked configuration says."""
+def program_of(config: ConfigDict, task: Task, mesh: Mesh | None = None) -> Program:
+    """The program that trains a task as a checked configuration says, on the devices of a mesh."""
 
     def learning_rate(step, settings):
         rate = settings["optimizer.learning_rate"]
@@ -75,6 +79,7 @@ def program_of(config: ConfigDict, task: Task) -> Program:
             learned_rate=config.learned.learning_rate,
         ),
         batch_size=config.batch_size,
+        mesh=mesh,
     )
 
 
@@ -149,8 +154,13 @@ def train_step(
     key_batch, key_prepare, key_loss = random.split(random.fold_in(state.key, state.step), 3)
     num_examples = jax.tree.leaves(data)[0].shape[0]
     rows = random.randint(key_batch, (program.batch_size,), 0, num_examples)
+    keys_prepare = random.split(key_prepare, program.batch_size)
+    if program.mesh is not None:
+        # All else follows: XLA divides what is computed for an example, and adds up gradients.
+        over_devices = devices.divided(program.mesh)
+        rows, keys_prepare = jax.lax.with_sharding_constraint((rows, keys_prepare), over_devices)
     stored = jax.tree.map(lambda x: x[rows], data)
-    batch = jax.vmap(program.prepare)(random.split(key_prepare, program.batch_size), stored)
+    batch = jax.vmap(program.prepare)(keys_prepare, stored)
     hyperparams = program.hyperparams(state.step, settings)
 
     # One pass for model and estimator, both updated after it: what an estimator has learned never

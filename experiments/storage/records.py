@@ -19,6 +19,9 @@ from typing import Any, NamedTuple
 from experiments.storage.errors import RecordError
 from experiments.storage.files import read_json
 
+PLACES = ("data.dir", "mesh.data")
+"""Fields of a configuration that say where data are and where is computed, not what."""
+
 _IS: Mapping[str, Callable[[Any], bool]] = {
     "text": lambda value: isinstance(value, str),
     "an object": lambda value: isinstance(value, dict),
@@ -75,8 +78,8 @@ class Run(NamedTuple):
 
     @property
     def settings(self) -> str:
-        """All of the configuration but the seed and the data folder, as one text."""
-        config = {k: v for k, v in self.config.items() if k not in ("seed", "data.dir")}
+        """All of the configuration but the seed and places, as one text."""
+        config = {k: v for k, v in self.config.items() if k not in ("seed", *PLACES)}
         return json.dumps(config, sort_keys=True)
 
     def field(self, name: str) -> Any:
