@@ -12,7 +12,7 @@ def common(task: str) -> ConfigDict:
     config = ConfigDict()
     config.task = task
     config.estimator = "gumbel_softmax"  # a key of gsm.ESTIMATORS
-    config.num_samples = 0  # samples averaged by rloo and its like; 0: the estimator's default
+    config.num_samples = 0  # averaged by rloo, arms and gumbel_rao; 0: the estimator's default
     config.seed = 0  # of initialisation, batches and noise; the data splits do not depend on it
 
     config.num_steps = 100_000

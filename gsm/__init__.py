@@ -40,6 +40,7 @@ from gsm.distributions import (
     two_class_logits,
 )
 from gsm.estimators import (
+    arms,
     binary_concrete,
     darn,
     decoupled_gumbel_softmax,
@@ -70,6 +71,7 @@ __all__ = [
     "ESTIMATORS",
     "Entry",
     "Hyperparams",
+    "arms",
     "batched",
     "binary_concrete",
     "compare",

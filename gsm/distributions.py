@@ -312,6 +312,31 @@ def uniform_and_complement(
     return u, complement
 
 
+def exponential(key: Key[Array, ""], shape: tuple[int, ...], dtype=jnp.float32) -> Array:
+    """Draw standard exponential noise, positive and finite for every random word.
+
+    Args:
+      key: random key.
+      shape: shape of the noise.
+      dtype: float32, where the noise lies in [1.2e-10, 16.6], or float64.
+
+    Returns:
+      Noise ``[*shape]``.
+
+    Cost: one random word and a logarithm for each number.
+
+    Example:
+      >>> bool((gsm.distributions.exponential(jax.random.key(0), (2, 3)) > 0).all())
+      True
+    """
+    tail = uniform(key, shape, dtype)
+    # -log1p(-tail) by Kahan's correction of the rounded 1 - tail: XLA does not vectorise log1p on
+    # CPU, where it took three times as long as all the rest.
+    rounded = 1 - tail
+    lost = jnp.where(rounded == 1, 1, 1 - rounded)
+    return jnp.where(rounded == 1, tail, -jnp.log(rounded) * (tail / lost))
+
+
 def gumbel(key: Key[Array, ""], shape: tuple[int, ...], dtype=jnp.float32) -> Array:
     """Draw standard Gumbel noise, finite for every random word: in [-2.82, 22.88].
 
@@ -333,13 +358,7 @@ def gumbel(key: Key[Array, ""], shape: tuple[int, ...], dtype=jnp.float32) -> Ar
       >>> gsm.distributions.gumbel(jax.random.key(0), (2, 3)).shape
       (2, 3)
     """
-    tail = uniform(key, shape, dtype)
-    # -log1p(-tail) by Kahan's correction of the rounded 1 - tail: XLA does not vectorise log1p on
-    # CPU, where it took three times as long as all the rest.
-    rounded = 1 - tail
-    lost = jnp.where(rounded == 1, 1, 1 - rounded)
-    exponential = jnp.where(rounded == 1, tail, -jnp.log(rounded) * (tail / lost))
-    return -jnp.log(exponential)
+    return -jnp.log(exponential(key, shape, dtype))
 
 
 def logistic(key: Key[Array, ""], shape: tuple[int, ...], dtype=jnp.float32) -> Array:

@@ -606,6 +606,21 @@ _ENTRIES = (
 }""",
     ),
     Entry(
+        estimators.arms,
+        source="Dimitriev & Zhou 2021",
+        unbiased="any",
+        choose="Bernoulli units and a black box f that can be evaluated several times",
+        evaluations="m",
+        bernoulli_only=True,
+        citation="""\
+@inproceedings{dimitriev2021arms,
+  title     = {{ARMS}: Antithetic-{REINFORCE}-Multi-Sample Gradient for Binary Variables},
+  author    = {Dimitriev, Aleksandar and Zhou, Mingyuan},
+  booktitle = {International Conference on Machine Learning},
+  year      = {2021}
+}""",
+    ),
+    Entry(
         estimators.local_expectation,
         source="Titsias & Lázaro-Gredilla 2015",
         unbiased="any",

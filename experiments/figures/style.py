@@ -18,6 +18,7 @@ ESTIMATOR_COLOURS = {
     "nvil": "#e34a33",
     "rloo": "#fc8d59",
     "disarm": "#8c510a",
+    "arms": "#bf812d",
     "local_expectation": "#c9a227",
     # With a control variate: purples.
     "muprop": "#762a83",

@@ -234,8 +234,8 @@ def check_num_samples(checks: Checks, several: bool = False) -> None:
             f"config.num_samples is for {', '.join(averaging)}, and for the objectives vimco and "
             f"iwae; {name} takes one sample"
         )
-    if samples == 1 and name == "rloo":
+    if samples == 1 and name in ("rloo", "arms"):
         raise ConfigError(
-            "config.num_samples must be at least 2 for rloo, whose samples are each other's "
-            "baselines; got 1"
+            f"config.num_samples must be at least 2 for {name}, whose samples are each other's "
+            f"baselines; got 1"
         )

@@ -195,6 +195,10 @@ def test_multi_sample_objectives_train_the_vae(objective, estimator, digits):
         ),
         ({"num_samples": 1, "estimator": "rloo"}, "at least 2 for rloo"),
         (
+            {"num_samples": 1, "estimator": "arms", "model__num_classes": 2},
+            "at least 2 for arms",
+        ),
+        (
             {"num_samples": 1, "estimator": "score_function", "objective": "vimco"},
             "at least 2 for vimco",
         ),

@@ -22,7 +22,7 @@ HYPERPARAMS = {
     "slope": 1.5, "eta": 0.8,
 }  # fmt: skip
 CONTROL = {"control": lambda y: jnp.sum(jnp.sin(3 * y[:, 0]) + y[:, -1] ** 2)}
-SAMPLES = {"rloo": 4, "disarm": 2, "exact": None}
+SAMPLES = {"rloo": 4, "disarm": 2, "arms": 4, "exact": None}
 DRAWS = {"exact": 100}
 
 
@@ -292,6 +292,7 @@ MEAN_GRADIENT = {
     "reinmax": reinmax,
     "gapped_straight_through": gapped,
     "disarm": testing.exact_gradient,
+    "arms": testing.exact_gradient,
     "local_expectation": testing.exact_gradient,
 }
 """What the mean gradient of each entry is: the exact one, or a biased one's own expectation."""
