@@ -44,7 +44,7 @@ def common(task: str) -> ConfigDict:
     temperature.rate = 1e-4
     temperature.floor = 0.5
     temperature.update_every = 1_000  # steps for which temperature and slope are held
-    temperature.backward = 1.0  # gradient temperature of decoupled_gumbel_softmax
+    temperature.backward = 1.0  # temperature of the gradient of decoupled_gumbel_softmax, reinmax
 
     config.slope = slope = ConfigDict()  # for slope_annealed_st
     slope.schedule = "linear"  # min(cap, initial + rate * step)

@@ -354,26 +354,36 @@ def gumbel_rao(
 
 
 @sampler
-def reinmax(key: Key[Array, ""], logits: Logits, *, where: Mask | None = None) -> Logits:
+def reinmax(
+    key: Key[Array, ""],
+    logits: Logits,
+    backward_temperature: Scalar = 1.0,
+    *,
+    where: Mask | None = None,
+) -> Logits:
     """Draw a one-hot sample with the second-order straight-through gradient.
 
     Args:
       key: random key.
       logits: unnormalised log-probabilities ``[..., k]``.
+      backward_temperature: positive scalar t; for a cotangent g the gradient is
+        ``2 J(d) g - J(p) g / 2`` with J the Jacobian of the softmax at a point, ``p =
+        softmax(logits)`` and ``d = (softmax(logits / t) + z) / 2``. The distribution of the sample
+        does not depend on it; larger values give less variance and more bias.
       where: boolean mask, broadcast to the logits; a class where it is False is impossible.
 
     Returns:
       Exactly one-hot ``z [..., k]`` in the dtype of the logits.
 
     Raises:
-      TypeError: the logits are not floats, or the key is not a random key.
-      ValueError: the logits have the wrong rank, or the keys are several.
+      ValueError: the temperature is a Python number and not positive.
 
-    Source: Liu et al. 2023 (ReinMax), the same as the ZGR of Shekhovtsov 2023: half of
-    straight-through plus half of DARN around the mean, the limit of Gumbel-Rao at temperature 0.
-    Biased; unbiased if f is quadratic in each variable. It has no temperature.
+    Source: Liu et al. 2023 (ReinMax), algorithm 2; their experiments have temperatures from 1 to
+    1.5. At 1 it is the ZGR of Shekhovtsov 2023: half of straight-through plus half of DARN around
+    the mean, the limit of Gumbel-Rao at temperature 0. Biased; at temperature 1 unbiased if f is
+    quadratic in each variable.
 
-    Cost: that of :func:`straight_through`.
+    Cost: that of :func:`straight_through`, and a second softmax for the gradient.
 
     Example:
       >>> z = gsm.reinmax(jax.random.key(0), jnp.zeros((2, 3)))
@@ -381,12 +391,16 @@ def reinmax(key: Key[Array, ""], logits: Logits, *, where: Mask | None = None) -
       [1.0, 1.0]
     """
     logits_32 = _in_float32(logits)
-    hard, probs = gumbel_max(key, logits_32), stop_gradient(distributions.softmax(logits_32))
-    # For a cotangent d the estimate is (p * (d - <z, d>) + z * <z - p, d>) / 2: symmetric as a
-    # matrix, so the same expression in the logits has it as its gradient.
+    distributions.check_positive(backward_temperature, "backward_temperature")
+    hard, fixed = gumbel_max(key, logits_32), stop_gradient(logits_32)
+    tempered = distributions.softmax(distributions.temper(fixed, backward_temperature))
+    # A Jacobian J(q) is symmetric, so J(q) x of the logits x has the gradient J(q) g.
     x = jnp.where(logits_32 == -jnp.inf, 0, logits_32)
-    lead = x - jnp.sum(hard * x, axis=-1, keepdims=True)
-    soft = (probs * lead + hard * jnp.sum((hard - probs) * x, axis=-1, keepdims=True)) / 2
+
+    def through(point):
+        return point * (x - jnp.sum(point * x, axis=-1, keepdims=True))
+
+    soft = 2 * through((tempered + hard) / 2) - through(distributions.softmax(fixed)) / 2
     return _hard_with_gradient_of(hard, soft).astype(logits.dtype)
 
 

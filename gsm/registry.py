@@ -36,7 +36,7 @@ class Hyperparams(NamedTuple):
     Args:
       temperature: temperature of Gumbel-Softmax; of the gradient for straight-through estimators;
         of the relaxed sample in the control variates of REBAR and RELAX.
-      backward_temperature: temperature of the gradient of decoupled Gumbel-Softmax.
+      backward_temperature: temperature of the gradient of decoupled Gumbel-Softmax and of ReinMax.
       baseline: subtracted from the learning signal of the score function, NVIL, DARN and MuProp.
       variance: variance of that signal, which is divided by ``max(1, sqrt(variance))``.
       slope: slope of slope-annealed straight-through.
@@ -111,8 +111,8 @@ class Entry(NamedTuple):
     Args:
       function: a sampler, which stands for ``f(sampler(key, logits))``, or an operator.
       source: authors and year of the paper.
-      unbiased: the costs f for which it is unbiased: "any", "quadratic" or "affine" in each
-        variable, "quadratic in Bernoulli units", or "none".
+      unbiased: the costs f for which it is unbiased with its defaults: "any", "quadratic" or
+        "affine" in each variable, "quadratic in Bernoulli units", or "none".
       choose: when to choose it.
       evaluations: evaluations of f for one estimate: a number, or "k ** n", "n * k + 1", "m"
         samples.

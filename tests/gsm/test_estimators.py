@@ -225,6 +225,30 @@ def test_reinmax_is_half_of_straight_through_plus_darn_around_the_mean(monkeypat
         np.testing.assert_allclose(ours, (through + around_mean) / 2, rtol=1e-5, atol=1e-6)
 
 
+def test_reinmax_at_a_temperature_is_the_published_form_and_biased_for_a_quadratic_cost(
+    monkeypatch,
+):
+    """``2 J((p_t + z) / 2) - J(p) / 2``, in float64; at 1 it is what the laws hold it to."""
+    probs, exact = testing.softmax(LOGITS), testing.exact_gradient(LOGITS, BED.quadratic)
+    for temperature in (0.6, 1.3):
+        tempered, estimates = testing.softmax(np.asarray(LOGITS, np.float64) / temperature), []
+        for z in testing.outcomes(2, 3):
+            with_sample(monkeypatch, z)
+            slope = np.asarray(jax.grad(BED.quadratic)(jnp.asarray(z, jnp.float32)), np.float64)
+            expected = (
+                2 * through_softmax((tempered + z) / 2, slope) - through_softmax(probs, slope) / 2
+            )
+            sampler = functools.partial(estimators.reinmax, backward_temperature=temperature)
+            estimates.append(pullback(sampler, random.key(0), LOGITS, jnp.float32(slope)))
+            np.testing.assert_allclose(estimates[-1], expected, rtol=1e-4, atol=1e-5)
+        mean = np.einsum("o,onk->nk", testing.probabilities(LOGITS), estimates)
+        assert np.abs(mean - exact).max() > 0.01
+
+
+def through_softmax(point, slope):
+    return point * (slope - np.sum(point * slope, axis=-1, keepdims=True))
+
+
 def test_reinmax_of_two_classes_is_darn(monkeypatch, key):
     logits = jnp.asarray(UNITS.logits, jnp.float32)
     for z in testing.outcomes(3, 2):
@@ -733,6 +757,7 @@ def test_multi_sample_estimators_refuse_one_sample(key):
         estimators.gumbel_rao,
         estimators.gapped_straight_through,
         estimators.decoupled_gumbel_softmax,
+        estimators.reinmax,
         lambda key, logits, temperature: estimators.relax(
             key, logits, jnp.sum, jnp.sum, temperature
         ),

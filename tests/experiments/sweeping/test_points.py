@@ -149,6 +149,8 @@ def test_fields_that_an_estimator_does_not_read_make_no_run_of_their_own(tmp_pat
     assert runs(*temperatures, estimator="gumbel_softmax") == [1, 1]
     assert runs(*backward, estimator="gumbel_softmax") == [2]
     assert runs(*backward, estimator="decoupled_gumbel_softmax") == [1, 1]
+    assert runs(*backward, estimator="reinmax") == [1, 1]
+    assert runs(*temperatures, estimator="reinmax") == [2]
     assert runs({"seed": 0}, {"seed": 1}, estimator="straight_through") == [1, 1]
     # A temperature that is learned only starts at the schedule's.
     rates = [{"temperature.rate": value, "temperature.update_every": 10} for value in (0.01, 0.02)]
