@@ -369,7 +369,7 @@ def reinmax(
       backward_temperature: positive scalar t; for a cotangent g the gradient is
         ``2 J(d) g - J(p) g / 2`` with J the Jacobian of the softmax at a point, ``p =
         softmax(logits)`` and ``d = (softmax(logits / t) + z) / 2``. The distribution of the sample
-        does not depend on it; larger values give less variance and more bias.
+        does not depend on it; larger values give less variance.
       where: boolean mask, broadcast to the logits; a class where it is False is impossible.
 
     Returns:
@@ -445,6 +445,66 @@ def gapped_straight_through(
     move = jnp.where(hard > 0, largest - fixed, -jax.nn.relu(fixed - largest + gap))
     soft = distributions.softmax(distributions.temper(logits_32 + move, temperature))
     return _hard_with_gradient_of(hard, soft).astype(logits.dtype)
+
+
+@sampler
+def redge(
+    key: Key[Array, ""],
+    logits: Logits,
+    num_steps: int = 4,
+    first_noise: Scalar = 0.9,
+    *,
+    where: Mask | None = None,
+) -> Logits:
+    """Draw a one-hot sample with the gradient of the reverse diffusion that leads to it.
+
+    The one-hot variable z is noised as ``x_t = a_t z + (1 - a_t) Gaussian noise``, where the mean
+    of z given x_t is a softmax. Deterministic steps (DDIM) from pure noise to t = 1 give the
+    probabilities that z is drawn from; its gradient is theirs.
+
+    Args:
+      key: random key.
+      logits: unnormalised log-probabilities ``[..., k]``.
+      num_steps: number of noise levels, ``a_0 = 1`` among them; at least 3.
+      first_noise: ``1 - a_1``, between 0 and 1; from there ``a_t`` falls linearly to 1e-4. Towards
+        1 this becomes :func:`straight_through`; smaller values are more random, and need more
+        steps.
+      where: boolean mask, broadcast to the logits; a class where it is False is impossible.
+
+    Returns:
+      Exactly one-hot ``z [..., k]`` in the dtype of the logits. The steps are finite, so its
+      probabilities are those of ``softmax(logits)`` up to an error: of two classes 2e-6 at most by
+      default, 2e-4 at 9 steps from 0.7, 3e-3 at 9 steps from 0.5.
+
+    Raises:
+      ValueError: there are fewer than 3 steps, or the noise is a Python number outside (0, 1).
+
+    Source: Gourevitch et al. 2026 (ReDGE), with a hard sample. Biased; unbiased if f is affine in
+    each variable, up to that error.
+
+    Cost: one Gaussian variate for each logit, ``num_steps - 1`` softmaxes and a sample.
+
+    Example:
+      >>> z = gsm.redge(jax.random.key(0), jnp.zeros((2, 3)), num_steps=6, first_noise=0.8)
+      >>> z.max(axis=-1).tolist()
+      [1.0, 1.0]
+    """
+    if num_steps < 3:
+        raise ValueError(f"redge needs at least 3 steps; got num_steps = {num_steps}")
+    if isinstance(first_noise, int | float) and not 0 < first_noise < 1:
+        raise ValueError(f"first_noise must be between 0 and 1; got {first_noise}")
+    key_noise, key_sample = random.split(key)
+    logits_32, first = _in_float32(logits), 1 - first_noise
+    x = random.normal(key_noise, logits_32.shape, logits_32.dtype)
+    signals = [first + (1e-4 - first) * t / (num_steps - 2) for t in range(num_steps - 1)]
+    for i in range(num_steps - 2, -1, -1):
+        noise = 1 - signals[i]
+        scores = logits_32 + signals[i] / noise**2 * x
+        mean = distributions.softmax(scores)
+        if i > 0:
+            direction = (x - signals[i] * mean) / noise
+            x = signals[i - 1] * mean + (1 - signals[i - 1]) * direction
+    return _hard_with_gradient_of(gumbel_max(key_sample, scores), mean).astype(logits.dtype)
 
 
 def binary_concrete(

@@ -583,6 +583,21 @@ _ENTRIES = (
 }""",
     ),
     Entry(
+        estimators.redge,
+        source="Gourevitch et al. 2026",
+        unbiased="affine",
+        choose="comparison; between straight_through and samples that depend on continuous noise",
+        derivatives=1,
+        citation="""\
+@article{gourevitch2026categorical,
+  title   = {Categorical Reparameterization with Denoising Diffusion Models},
+  author  = {Gourevitch, Samson and Durmus, Alain and Moulines, Eric and Olsson, Jimmy and
+             Janati, Yazid},
+  journal = {arXiv preprint arXiv:2601.00781},
+  year    = {2026}
+}""",
+    ),
+    Entry(
         estimators.disarm,
         source="Dong et al. 2020; Yin et al. 2020",
         unbiased="any",

@@ -35,6 +35,7 @@ ESTIMATOR_COLOURS = {
     "gumbel_rao": "#17becf",
     "reinmax": "#1b7837",
     "gapped_straight_through": "#9a9a2e",
+    "redge": "#01665e",
     # Objectives, which have a gradient of their own.
     "vimco": "#e6a0c4",
     "iwae": "#5e4fa2",

@@ -31,6 +31,7 @@ HARD_SAMPLERS = {
     "gumbel_rao": estimators.gumbel_rao,
     "reinmax": estimators.reinmax,
     "gapped_straight_through": estimators.gapped_straight_through,
+    "redge": estimators.redge,
 }
 over_hard_samplers = pytest.mark.parametrize("sampler", HARD_SAMPLERS.values(), ids=HARD_SAMPLERS)
 
@@ -739,11 +740,15 @@ def test_exact_refuses_more_outcomes_than_it_can_enumerate():
         estimators.exact(jnp.zeros((20, 10)), jnp.sum)
 
 
-def test_multi_sample_estimators_refuse_one_sample(key):
+def test_numbers_of_samples_and_steps_that_cannot_serve_are_refused(key):
     with pytest.raises(ValueError, match="rloo needs at least 2 samples; got num_samples = 1"):
         estimators.rloo(key, LOGITS, BED.cost, num_samples=1)
     with pytest.raises(ValueError, match="arms needs at least 2 samples; got num_samples = 1"):
         estimators.arms(key, UNITS.logits, UNITS.cost, num_samples=1)
+    with pytest.raises(ValueError, match="redge needs at least 3 steps; got num_steps = 2"):
+        estimators.redge(key, LOGITS, num_steps=2)
+    with pytest.raises(ValueError, match=r"first_noise must be between 0 and 1; got 1\.5"):
+        estimators.redge(key, LOGITS, first_noise=1.5)
     with pytest.raises(ValueError, match="vimco needs at least 2 samples; got 1"):
         estimators.vimco(jnp.zeros(1), jnp.zeros(1))
 

@@ -49,7 +49,7 @@ OF_TWO_CLASSES = {"gumbel_softmax", "score_function", "rebar", "muprop", *BERNOU
 # Entries that share their arithmetic with another, in what is not about the difference.
 ALIKE = {
     "nvil", "slope_annealed_st", "decoupled_gumbel_softmax", "gapped_straight_through",
-    "straight_through",
+    "straight_through", "redge",
 }  # fmt: skip
 
 
@@ -280,6 +280,32 @@ decoupled = two_class_quadrature(
     HYPERPARAMS["backward_temperature"],
 )
 
+
+def redge_quadrature(num_steps, first_noise):
+    """Of one unit, where only the difference of its two noises matters, of variance 2."""
+    a = [1.0, *np.linspace(1 - first_noise, 1e-4, num_steps - 1)]
+
+    def mean(logits, f):
+        x = np.linspace(-14, 14, 20_001)
+        weights, x_dot = np.exp(-(x**2) / 4), np.zeros_like(x)
+        for t in range(num_steps - 1, 0, -1):
+            p = scipy.special.expit(logits[0, 0] - logits[0, 1] + a[t] * x / (1 - a[t]) ** 2)
+            p_dot = p * (1 - p) * (1 + a[t] * x_dot / (1 - a[t]) ** 2)
+            share = (1 - a[t - 1]) / (1 - a[t])
+            x, x_dot = (
+                2 * a[t - 1] * ahead + share * (here - 2 * a[t] * ahead)
+                for ahead, here in ((p - 0.5, x), (p_dot, x_dot))
+            )
+        slope = jax.grad(lambda p: f(jnp.stack([p, 1 - p])[None]))
+        on, off = (float(slope(jnp.float32(p))) for p in (1, 0))
+        total = np.average((p * on + (1 - p) * off) * p_dot, weights=weights)
+        return np.array([[total, -total]])
+
+    return mean
+
+
+redge = redge_quadrature(4, 0.9)
+
 MEAN_GRADIENT = {
     "exact": testing.exact_gradient,
     "score_function": testing.exact_gradient,
@@ -297,13 +323,16 @@ MEAN_GRADIENT = {
     "gumbel_rao": st_gumbel_softmax,
     "reinmax": reinmax,
     "gapped_straight_through": gapped,
+    "redge": redge,
     "disarm": testing.exact_gradient,
     "arms": testing.exact_gradient,
     "local_expectation": testing.exact_gradient,
 }
 """What the mean gradient of each entry is: the exact one, or a biased one's own expectation."""
 BY_QUADRATURE = {
-    name for name, mean in MEAN_GRADIENT.items() if mean in (relaxed, decoupled, st_gumbel_softmax)
+    name
+    for name, mean in MEAN_GRADIENT.items()
+    if mean in (relaxed, decoupled, st_gumbel_softmax, redge)
 }
 UNBIASED = {name for name, mean in MEAN_GRADIENT.items() if mean is testing.exact_gradient}
 ONE_HARD_SAMPLE = {
@@ -339,6 +368,22 @@ def test_gradient_law(name, problem, key):
         mean_gradient=None if name in UNBIASED else mean, relaxed=name in RELAXED,
         hyperparams=stated_at(name), num_draws=DRAWS.get(name, 100_000), key=key,
     )  # fmt: skip
+
+
+def test_redge_with_more_noise_has_the_mean_gradient_of_its_steps(key):
+    """From 0.5 it is no longer straight-through, and its probabilities have an error of 0.2 %."""
+
+    def estimator(key, logits, f):
+        return f(estimators.redge(key, logits, num_steps=9, first_noise=0.5))
+
+    def check(mean):
+        testing.check_gradient_law(
+            estimator, ONE_UNIT, unbiased="none", mean_gradient=mean, relaxed=True, key=key
+        )
+
+    check(redge_quadrature(9, 0.5))
+    with pytest.raises(testing.LawError, match="stated mean gradient"):
+        check(straight_through)
 
 
 @pytest.mark.parametrize(
