@@ -546,8 +546,7 @@ _ENTRIES = (
         estimators.reinmax,
         source="Liu et al. 2023; Shekhovtsov 2023",
         unbiased="quadratic",
-        choose="a differentiable f that must see one-hot samples: one evaluation, small bias, "
-        "nothing to tune",
+        choose="an f that must see one-hot samples, where bias matters more than variance",
         derivatives=1,
         aliases=("zgr",),
         citation="""\

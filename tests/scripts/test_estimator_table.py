@@ -1,0 +1,42 @@
+"""What the page of estimators recommends is what the committed numbers support."""
+
+import pytest
+
+from scripts.estimator_table import classified, error_at, measured, trained
+
+COLUMNS = ("bern_sbn", "cat_sbn", "bern_vae", "cat_vae")
+
+
+@pytest.mark.parametrize("column", COLUMNS)
+def test_recommended_estimators_are_within_one_nat_of_the_lowest_comparable_cell(column):
+    nats = {
+        name: float(row["test_nats"])
+        for (task, name), row in trained().items()
+        if task == column and not row["other_settings"]
+    }
+    for name in ("gumbel_softmax", "st_gumbel_softmax"):
+        assert nats[name] <= min(nats.values()) + 1
+
+
+def test_the_orders_that_the_guide_states_are_those_of_the_real_model():
+    real = measured("cat_vae")
+
+    def ordered(column, *names):
+        assert sorted(names, key=lambda name: float(real[name][column])) == list(names)
+
+    ordered("variance", "local_expectation", "rloo")
+    ordered("variance", "gumbel_rao", "st_gumbel_softmax")
+    ordered("variance", "nvil", "score_function")
+    ordered("bias", "reinmax", "st_gumbel_softmax")
+    few, many = ({name: error_at(row, m) for name, row in real.items()} for m in (4, 400))
+    assert few["gumbel_softmax"] < few["rloo"]
+    assert many["rloo"] < min(many[name] for name in ("gumbel_softmax", "local_expectation"))
+    assert many["rloo"] < many["rebar"]
+    assert few["local_expectation"] is None  # one estimate takes more than four
+
+
+def test_enumeration_is_more_accurate_than_rloo_by_three_standard_errors():
+    exact, rloo = (classified()[name] for name in ("exact", "rloo"))
+    difference = float(exact["accuracy"]) - float(rloo["accuracy"])
+    error = sum(float(row["accuracy_stderr"]) ** 2 for row in (exact, rloo)) ** 0.5
+    assert difference > 3 * error
