@@ -16,13 +16,15 @@ import jax.numpy as jnp
 import numpy as np
 from absl import flags
 
+import experiments
 from experiments.data import DataError, read_images
-from experiments.running import command_line, loop
+from experiments.running import command_line
 from experiments.running.terminal import say
 from experiments.storage.files import csv_text, write_csv
-from experiments.tasks.checks import ConfigError
 
-_WORKDIR = flags.DEFINE_string("workdir", None, "Folder of a finished run.", required=True)
+_WORKDIR = flags.DEFINE_string(
+    "workdir", None, "Folder of a run, or of a published model.", required=True
+)
 _IMAGES = flags.DEFINE_multi_string("images", None, "File of images; repeatable.", required=True)
 _RESIZE = flags.DEFINE_bool("resize", False, "Scale images of another size.")
 _OUT = flags.DEFINE_string("out", None, "CSV file for the probabilities; default: printed.")
@@ -31,21 +33,19 @@ _IMAGES_PER_CALL = 1_000
 
 
 def main() -> None:
-    experiment, params = loop.trained(Path(_WORKDIR.value))
-    predict, shape = experiment.task.predict, experiment.task.image_shape
-    if predict is None or shape is None:
-        raise ConfigError(f"{_WORKDIR.value} holds no classifier; train configs/semisup.py")
+    model = experiments.load(_WORKDIR.value)
+    model.function("classify")  # reports a model that has none
     rows, failed = [], 0
     for name in _IMAGES.value:
         try:
-            images = read_images(Path(name), shape, _RESIZE.value)
+            images = read_images(Path(name), model.image_shape, _RESIZE.value)
         except DataError as error:
             say(f"error: {error}")
             failed += 1
             continue
         binary = jnp.asarray(images >= 0.5, jnp.float32)
         for first in range(0, len(binary), _IMAGES_PER_CALL):
-            found = np.asarray(predict(params, binary[first : first + _IMAGES_PER_CALL]))
+            found = np.asarray(model.classify(binary[first : first + _IMAGES_PER_CALL]))
             for i, probabilities in enumerate(found, first):
                 of_classes = {f"p_{k}": float(p) for k, p in enumerate(probabilities)}
                 row = {"file": name, "index": i, "class": int(probabilities.argmax())}

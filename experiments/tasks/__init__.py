@@ -6,6 +6,11 @@ A task is a module with three functions (docs/extending.md):
 * ``check(config, checks)``: raises ConfigError for values that it cannot serve;
 * ``build(config, dataset)``: the :class:`experiments.tasks.base.Task`.
 
+It may have a fourth: ``functions(config, **constants)`` gives the functions of a trained model by
+name, each an :class:`experiments.tasks.base.Function`, without the dataset; the constants are those
+of the :class:`Task`. ``encode``, ``decode``, ``sample`` and ``classify`` have a meaning
+(:class:`experiments.running.trained.Trained`); a task has those of them that its model allows.
+
 ``config.task`` names a module of this package, or any importable module.
 """
 

@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Float, Int, Key
 from ml_collections import ConfigDict
 
@@ -56,6 +57,24 @@ class Picture(NamedTuple):
     row_labels: tuple[str, ...] = ()
 
 
+class Function(NamedTuple):
+    """A function of a trained model, for one example."""
+
+    call: Callable[..., Any]
+    """``call(params, *inputs)``, without side effects."""
+    inputs: tuple[Any, ...]
+    """Shape and type of each input: pytrees of ``jax.ShapeDtypeStruct``, or :data:`KEY`."""
+
+
+KEY = jax.eval_shape(jax.random.key, 0)
+"""A random key as an input of a :class:`Function`."""
+
+
+def floats(*shape: int) -> jax.ShapeDtypeStruct:
+    """An array of float32 as an input of a :class:`Function`."""
+    return jax.ShapeDtypeStruct(shape, jnp.float32)
+
+
 class Task(NamedTuple):
     """What a task gives the training loop, and nothing else."""
 
@@ -72,10 +91,8 @@ class Task(NamedTuple):
     latents: tuple[tuple[int, int], ...] = ()
     """``(n, k)`` of the variables estimated; each layer's cost evaluates the next one's."""
     pictures: Callable[[Params, Key[Array, ""]], dict[str, Picture]] = lambda params, key: {}
-    predict: Callable[[Params, Float[Array, "b d"]], Float[Array, "b k"]] | None = None
-    """Class probabilities of images in [0, 1]; None: the task has no classes."""
-    image_shape: tuple[int, int] | None = None
-    """Height and width of the images that ``predict`` takes."""
+    constants: Mapping[str, np.ndarray] = {}
+    """What the networks know of the dataset, by name, for the functions of a trained model."""
 
 
 def mean_over_examples(loss: Callable[..., Float[Array, ""]]) -> Callable[..., Float[Array, ""]]:

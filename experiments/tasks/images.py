@@ -26,26 +26,24 @@ class Images(NamedTuple):
     held_out: Dataset
     """Its images do not change from one evaluation to the next."""
     mean: np.ndarray
-    """Mean training image ``[d]`` in [0, 1]."""
-    shape: tuple[int, int]
-    """Height and width of an image."""
+    """Mean training image ``[h, w]`` in [0, 1]."""
     prepare: Callable[..., Array]
     """``prepare(key, stored)``: a training image for the loss; draws a dynamic binarisation."""
     to_float: Callable[[Array], Array]
     """A stored held-out image for evaluation."""
 
-    def center(self, config: ConfigDict, pixels: slice = slice(None)) -> Array | None:
-        """What the first map subtracts from its pixels."""
-        if not config.model.center_inputs:
-            return None
-        return jnp.asarray(self.mean[pixels], jnp.float32)
 
-    def output_bias(self, config: ConfigDict, pixels: slice = slice(None)) -> Array | None:
-        """Initial bias of the pixel logits."""
-        if not config.model.init_output_bias:
-            return None
-        clipped = np.clip(self.mean[pixels], 1e-3, 1 - 1e-3)  # a pixel that is never on
-        return jnp.asarray(np.log(clipped) - np.log1p(-clipped), jnp.float32)
+def center(config: ConfigDict, mean: np.ndarray) -> Array | None:
+    """What the first map subtracts from its pixels, given their means in training images."""
+    return jnp.asarray(mean.ravel(), jnp.float32) if config.model.center_inputs else None
+
+
+def output_bias(config: ConfigDict, mean: np.ndarray) -> Array | None:
+    """Initial bias of the logits of pixels, given their means in training images."""
+    if not config.model.init_output_bias:
+        return None
+    clipped = np.clip(mean.ravel(), 1e-3, 1 - 1e-3)  # a pixel that is never on
+    return jnp.asarray(np.log(clipped) - np.log1p(-clipped), jnp.float32)
 
 
 def images_of(config: ConfigDict, dataset: Dataset) -> Images:
@@ -65,7 +63,7 @@ def images_of(config: ConfigDict, dataset: Dataset) -> Images:
         return (x > threshold).astype(jnp.float32)
 
     mean = train.train.images.mean(axis=0, dtype=np.float64) / train.max_value
-    return Images(train, held_out, mean, dataset.shape, prepare, to_float)
+    return Images(train, held_out, mean.reshape(dataset.shape), prepare, to_float)
 
 
 def bound_splits(

@@ -10,6 +10,7 @@ from collections.abc import Callable
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import random
 from jaxtyping import Array, Float, Key
 from ml_collections import ConfigDict
@@ -17,9 +18,16 @@ from ml_collections import ConfigDict
 from configs import defaults
 from experiments.data import Dataset
 from experiments.tasks import base
-from experiments.tasks.base import Picture, Task
+from experiments.tasks.base import KEY, Function, Picture, Task, floats
 from experiments.tasks.checks import Checks
-from experiments.tasks.images import UNITS, bound_splits, check_images, images_of
+from experiments.tasks.images import (
+    UNITS,
+    bound_splits,
+    center,
+    check_images,
+    images_of,
+    output_bias,
+)
 from experiments.tasks.networks import MLP, Latents
 from gsm import distributions
 from gsm.registry import Estimator, Hyperparams
@@ -50,20 +58,59 @@ def check(config: ConfigDict, checks: Checks) -> None:
 # --- task ------------------------------------------------------------------------------------
 
 
-def build(config: ConfigDict, dataset: Dataset) -> Task:
-    """The task of a checked configuration on a dataset."""
-    images = images_of(config, dataset)
-    half = (images.shape[0] // 2) * images.shape[1]
-    model = StructuredNetwork(
-        output_size=images.mean.size - half,
+def network(config: ConfigDict, mean_image: np.ndarray) -> "StructuredNetwork":
+    """The networks of a configuration, given the mean training image ``[h, w]``."""
+    upper, lower = halves(mean_image)
+    return StructuredNetwork(
+        output_size=lower.size,
         num_layers=config.model.num_layers,
         num_latents=config.model.num_latents,
         num_classes=config.model.num_classes,
         units=config.model.units,
-        input_center=images.center(config, slice(half)),
-        output_bias=images.output_bias(config, slice(half, None)),
+        input_center=center(config, upper),
+        output_bias=output_bias(config, lower),
     )
-    mean = jnp.asarray(images.mean[:half], jnp.float32)
+
+
+def halves(image: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """The upper half of an image ``[h, w]``, which is given, and the lower one, predicted."""
+    middle = len(image) // 2
+    return image[:middle], image[middle:]
+
+
+def functions(config: ConfigDict, mean_image: np.ndarray) -> dict[str, Function]:
+    """Functions of a trained model.
+
+    ``encode``: logits ``[n, k]`` of the first layer given the upper half ``[i]`` of an image.
+    ``decode``: pixel probabilities ``[o]`` of the lower half given a sample ``[n, k]`` of the last
+    layer. ``sample``: those at one sample of all layers given the upper half.
+    """
+    model = network(config, mean_image)
+
+    def encode(params, x):
+        return model.bind({"params": params["model"]}).first_logits(x)
+
+    def decode(params, z):
+        return jax.nn.sigmoid(model.bind({"params": params["model"]}).decode(z))
+
+    def sample(params, key, x):
+        return jax.nn.sigmoid(predict_logits(model, params["model"], key, x))
+
+    upper = floats(halves(mean_image)[0].size)
+    latents = floats(config.model.num_latents, config.model.num_classes)
+    return {
+        "encode": Function(encode, (upper,)),
+        "decode": Function(decode, (latents,)),
+        "sample": Function(sample, (KEY, upper)),
+    }
+
+
+def build(config: ConfigDict, dataset: Dataset) -> Task:
+    """The task of a checked configuration on a dataset."""
+    images = images_of(config, dataset)
+    model = network(config, images.mean)
+    mean = jnp.asarray(halves(images.mean)[0].ravel(), jnp.float32)
+    half = mean.size
     entry = base.estimator(config)
     shape = (config.model.num_latents, config.model.num_classes)
     size = config.model.num_latents * config.model.num_classes
@@ -102,6 +149,7 @@ def build(config: ConfigDict, dataset: Dataset) -> Task:
         ),
         latents=(shape,) * len(parts),
         pictures=lambda params, key: _pictures(model, params["model"], key, images, half),
+        constants={"mean_image": images.mean},
     )  # fmt: skip
 
 
@@ -122,7 +170,7 @@ def _pictures(model, params, key, images, half) -> dict[str, Picture]:
     labels = ("image", "given", *(f"sample {i + 1}" for i in range(6)), "their mean")
     return {
         "completions": Picture(
-            rows.reshape(*rows.shape[:2], *images.shape),
+            rows.reshape(*rows.shape[:2], *images.mean.shape),
             "Lower halves predicted from upper ones (test images)",
             labels,
         )

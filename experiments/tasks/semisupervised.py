@@ -12,6 +12,7 @@ from collections.abc import Sequence
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import random
 from jaxtyping import Array, Float, Key
 from ml_collections import ConfigDict
@@ -21,9 +22,9 @@ from experiments import data
 from experiments.data import Dataset
 from experiments.tasks import base, convolutions
 from experiments.tasks.augmentation import random_affine
-from experiments.tasks.base import Metric, Picture, Task
+from experiments.tasks.base import KEY, Function, Metric, Picture, Task, floats
 from experiments.tasks.checks import Checks
-from experiments.tasks.images import bound_splits, check_images, images_of
+from experiments.tasks.images import bound_splits, check_images, images_of, output_bias
 from experiments.tasks.networks import MLP
 from gsm import distributions
 from gsm.estimators import exact
@@ -90,6 +91,53 @@ def check(config: ConfigDict, checks: Checks) -> None:
 # --- task ------------------------------------------------------------------------------------
 
 
+def network(config: ConfigDict, mean_image: np.ndarray) -> "SemiSupervisedVAE":
+    """The networks of a configuration, given the mean training image ``[h, w]``."""
+    return SemiSupervisedVAE(
+        image_shape=mean_image.shape,
+        num_classes=config.model.num_classes,
+        style_size=config.model.style_size,
+        output_bias=output_bias(config, mean_image),
+    )
+
+
+def functions(config: ConfigDict, mean_image: np.ndarray) -> dict[str, Function]:
+    """Functions of a trained model.
+
+    ``classify``: class probabilities ``[k]`` of an image ``[d]``. ``encode``: its latents, the
+    logits "class" ``[1, k]`` and the mean "style" ``[s]`` given the likeliest class. ``decode``:
+    pixel probabilities ``[d]`` of a class, one-hot, and a style, under the same names. ``sample``:
+    those of a class and a style drawn from their priors.
+    """
+    model = network(config, mean_image)
+
+    def of_image(params, x):
+        return classify(model, params["model"], x)
+
+    def encode(params, x):
+        net = model.bind({"params": params["model"]})
+        logits = net.classify(x)
+        likeliest = jax.nn.one_hot(jnp.argmax(logits, axis=-1), model.num_classes)
+        return {"class": logits, "style": net.encode(x, likeliest)[0]}
+
+    def decode(params, z):
+        return generate(model, params["model"], z["class"], z["style"])
+
+    def sample(params, key):
+        key_class, key_style = random.split(key)
+        y = distributions.inverse_cdf(key_class, jnp.zeros((1, model.num_classes)))
+        return generate(model, params["model"], y, random.normal(key_style, (model.style_size,)))
+
+    image = floats(mean_image.size)
+    latents = {"class": floats(1, model.num_classes), "style": floats(model.style_size)}
+    return {
+        "classify": Function(of_image, (image,)),
+        "encode": Function(encode, (image,)),
+        "decode": Function(decode, (latents,)),
+        "sample": Function(sample, (KEY,)),
+    }
+
+
 def build(config: ConfigDict, dataset: Dataset) -> Task:
     """The task of a checked configuration on a dataset.
 
@@ -103,13 +151,8 @@ def build(config: ConfigDict, dataset: Dataset) -> Task:
     chosen, classes = data.labelled_subset(train.labels, labels.number, num_classes, labels.seed)
     labelled_images = jnp.asarray(train.images[chosen])
     labelled_classes = jax.nn.one_hot(classes, num_classes)[:, None]
-    model = SemiSupervisedVAE(
-        image_shape=images.shape,
-        num_classes=num_classes,
-        style_size=config.model.style_size,
-        output_bias=images.output_bias(config),
-    )
-    mean = jnp.asarray(images.mean, jnp.float32)
+    model = network(config, images.mean)
+    mean = jnp.asarray(images.mean.ravel(), jnp.float32)
     entry = base.estimator(config)
     parts = base.learned_parts(config, entry, images.mean.size, (1, num_classes))
     augments = any(value for _, value in config.augmentation.items())
@@ -119,7 +162,7 @@ def build(config: ConfigDict, dataset: Dataset) -> Task:
         if not augments:
             return images.prepare(key, stored)
         key_affine, key_image = random.split(key)
-        image = stored.reshape(images.shape).astype(jnp.float32)
+        image = stored.reshape(images.mean.shape).astype(jnp.float32)
         changed = random_affine(key_affine, image, **config.augmentation)
         return images.prepare(key_image, changed.reshape(-1))
 
@@ -185,11 +228,8 @@ def build(config: ConfigDict, dataset: Dataset) -> Task:
             labelled=True,
         ),
         latents=((1, num_classes),),
-        pictures=lambda params, key: _pictures(model, params["model"], key, images.shape),
-        predict=jax.jit(
-            lambda params, x: jax.vmap(functools.partial(classify, model, params["model"]))(x)
-        ),
-        image_shape=images.shape,
+        pictures=lambda params, key: _pictures(model, params["model"], key, images.mean.shape),
+        constants={"mean_image": images.mean},
     )  # fmt: skip
 
 

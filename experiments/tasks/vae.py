@@ -11,6 +11,7 @@ from collections.abc import Sequence
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import random
 from jaxtyping import Array, Float, Key
 from ml_collections import ConfigDict
@@ -18,9 +19,17 @@ from ml_collections import ConfigDict
 from configs import defaults
 from experiments.data import Dataset
 from experiments.tasks import base
-from experiments.tasks.base import Metric, Picture, Task
+from experiments.tasks.base import KEY, Function, Metric, Picture, Task, floats
 from experiments.tasks.checks import Checks, ConfigError
-from experiments.tasks.images import PRIORS, UNITS, bound_splits, check_images, images_of
+from experiments.tasks.images import (
+    PRIORS,
+    UNITS,
+    bound_splits,
+    center,
+    check_images,
+    images_of,
+    output_bias,
+)
 from experiments.tasks.networks import MLP, Latents
 from gsm import distributions, estimators
 from gsm.registry import ESTIMATORS, RELAXED, Estimator, Hyperparams
@@ -106,20 +115,50 @@ def _check_choices(config: ConfigDict) -> None:
 # --- task ------------------------------------------------------------------------------------
 
 
-def build(config: ConfigDict, dataset: Dataset) -> Task:
-    """The task of a checked configuration on a dataset."""
-    images = images_of(config, dataset)
-    model = CategoricalVAE(
-        data_size=images.mean.size,
+def network(config: ConfigDict, mean_image: np.ndarray) -> "CategoricalVAE":
+    """The networks of a configuration, given the mean training image ``[h, w]``."""
+    return CategoricalVAE(
+        data_size=mean_image.size,
         num_latents=config.model.num_latents,
         num_classes=config.model.num_classes,
         units=config.model.units,
         hidden_sizes=tuple(config.model.hidden_sizes),
         prior=config.model.prior,
-        input_center=images.center(config),
-        output_bias=images.output_bias(config),
+        input_center=center(config, mean_image),
+        output_bias=output_bias(config, mean_image),
     )
-    mean = jnp.asarray(images.mean, jnp.float32)
+
+
+def functions(config: ConfigDict, mean_image: np.ndarray) -> dict[str, Function]:
+    """Functions of a trained model.
+
+    ``encode``: posterior logits ``[n, k]`` of an image ``[d]``. ``decode``: pixel probabilities
+    ``[d]`` of a sample ``[n, k]``. ``sample``: those at one sample of the prior.
+    """
+    model = network(config, mean_image)
+
+    def encode(params, x):
+        return model.bind({"params": params["model"]}).encode(x)
+
+    def decode(params, z):
+        return jax.nn.sigmoid(model.bind({"params": params["model"]}).decode(z))
+
+    def sample(params, key):
+        return generate(model, params["model"], key)
+
+    latents = floats(config.model.num_latents, config.model.num_classes)
+    return {
+        "encode": Function(encode, (floats(mean_image.size),)),
+        "decode": Function(decode, (latents,)),
+        "sample": Function(sample, (KEY,)),
+    }
+
+
+def build(config: ConfigDict, dataset: Dataset) -> Task:
+    """The task of a checked configuration on a dataset."""
+    images = images_of(config, dataset)
+    model = network(config, images.mean)
+    mean = jnp.asarray(images.mean.ravel(), jnp.float32)
     entry = base.estimator(config)
     if config.objective != "elbo":
         entry = entry._replace(learned=())  # VIMCO has its own baselines
@@ -164,6 +203,7 @@ def build(config: ConfigDict, dataset: Dataset) -> Task:
         ),
         latents=(shape,),
         pictures=pictures,
+        constants={"mean_image": images.mean},
     )
 
 
@@ -186,11 +226,11 @@ def _pictures(model, params, key, images) -> dict[str, Picture]:
     originals, decoded, samples, use = arrays(params, key, test)
     return {
         "reconstructions": Picture(
-            jnp.stack([originals, decoded]).reshape(2, 10, *images.shape),
+            jnp.stack([originals, decoded]).reshape(2, 10, *images.mean.shape),
             "Reconstructions of test images",
             ("image", "decoded"),
         ),
-        "samples": Picture(samples.reshape(10, 10, *images.shape), "Samples from the prior"),
+        "samples": Picture(samples.reshape(10, 10, *images.mean.shape), "Samples from the prior"),
         "class_use": Picture(use, "Share of the test set in each class of each latent"),
     }
 

@@ -5,11 +5,14 @@ import io
 import subprocess
 import sys
 
+import jax
 import numpy as np
 import pytest
 
 from experiments import data
-from experiments.running import loop
+from experiments.running import loop, trained
+from experiments.tasks import semisupervised
+from scripts import collect
 from tests.experiments.runs import ROOT, small
 
 
@@ -61,7 +64,9 @@ def test_images_of_files_get_the_probabilities_of_the_kept_parameters(classifier
 
     experiment, params = loop.trained(classifier)
     binary = (np.load(images).reshape(7, -1) / 255 >= 0.5).astype(np.float32)
-    expected = np.asarray(experiment.task.predict(params, binary))
+    model = semisupervised.network(experiment.config, experiment.task.constants["mean_image"])
+    predict = jax.vmap(lambda x: semisupervised.classify(model, params["model"], x))
+    expected = np.asarray(jax.jit(predict)(binary))
     rows = list(csv.DictReader(out.open()))
     assert [(row["file"], row["index"]) for row in rows] == [
         (str(images), str(i)) for i in range(7)
@@ -72,16 +77,20 @@ def test_images_of_files_get_the_probabilities_of_the_kept_parameters(classifier
     assert [int(row["class"]) for row in rows] == list(expected.argmax(axis=1))
 
 
-def test_without_out_the_table_is_all_of_standard_output(classifier, images):
-    done = command(f"--workdir={classifier}", f"--images={images}")
-    assert (done.returncode, done.stderr) == (0, "")
-    assert len(list(csv.DictReader(io.StringIO(done.stdout)))) == 7
+def test_without_out_the_table_is_all_of_standard_output(classifier, images, tmp_path):
+    """And a published model serves as the run does."""
+    collect.collect(classifier, tmp_path)
+    trained.save(trained.load(classifier), tmp_path / trained.FILE, ["classify"])
+    for folder in (classifier, tmp_path):
+        done = command(f"--workdir={folder}", f"--images={images}")
+        assert (done.returncode, done.stderr) == (0, "")
+        assert len(list(csv.DictReader(io.StringIO(done.stdout)))) == 7
 
 
 def test_a_folder_without_a_classifier_is_refused_in_one_line(images, tmp_path):
     loop.train(small(num_steps=1), tmp_path / "vae")
     for folder, message in (
-        (tmp_path / "vae", "vae holds no classifier; train configs/semisup.py"),
+        (tmp_path / "vae", "has no function classify; it has encode, decode, sample"),
         (tmp_path, "is not the folder of a run: it has no config.json"),
     ):
         done = command(f"--workdir={folder}", f"--images={images}")

@@ -178,7 +178,10 @@ class Built:
 
     def __init__(self, digits, **changes):  # noqa: F811
         changes = {"labels__number": 10, "data__binarization": "threshold"} | changes
-        self.task = task.build(config_with(**changes), digits)
+        config = config_with(**changes)
+        self.task = task.build(config, digits)
+        call = task.functions(config, **self.task.constants)["classify"].call
+        self.classify = jax.jit(jax.vmap(lambda x: call(self.params, x)))
         if not PARAMS:  # the same for all: initialisation takes seconds to compile
             PARAMS.append(jax.jit(self.task.init)(random.key(1)))
         (self.params,) = PARAMS
@@ -192,7 +195,7 @@ class Built:
 def test_alpha_weighs_the_classification_of_all_labelled_images(digits):  # noqa: F811
     one, other = (Built(digits, alpha=alpha) for alpha in (0.0, 2.0))
     images, labels = labelled_images(digits, 10)
-    probabilities = one.task.predict(one.params, images)[np.arange(10), labels]
+    probabilities = one.classify(images)[np.arange(10), labels]
     difference = other.loss(random.key(2)) - one.loss(random.key(2))
     np.testing.assert_allclose(difference, -2 * jnp.mean(jnp.log(probabilities)), rtol=1e-3)
 
@@ -218,7 +221,7 @@ def test_a_labelled_minibatch_is_drawn_anew_in_each_step(digits):  # noqa: F811
     """With a huge alpha the loss shows which image was drawn."""
     built = Built(digits, alpha=1e6, labels__batch_size=1)
     images, labels = labelled_images(digits, 10)
-    each = -1e6 * np.log(built.task.predict(built.params, images)[np.arange(10), labels])
+    each = -1e6 * np.log(built.classify(images)[np.arange(10), labels])
     seen = set()
     for seed in range(12):
         loss = built.loss(random.key(seed))
@@ -238,7 +241,7 @@ def test_consistency_is_the_cross_entropy_with_the_confident_class(digits):  # n
     one = built[0.0]
     images = jnp.concatenate([one.batch["image"], one.batch["augmented"]])
     assert (images[0] != images[1]).any()
-    before, after = one.task.predict(one.params, images)
+    before, after = one.classify(images)
     expected = -3 * jnp.log(after[jnp.argmax(before)])
     losses = {threshold: each.loss(random.key(3)) for threshold, each in built.items()}
     np.testing.assert_allclose(losses[0.0] - losses[1.0], expected, rtol=1e-2)
