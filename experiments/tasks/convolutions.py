@@ -121,7 +121,7 @@ def _patches(x: Float[Array, "n h w i"], sides) -> Float[Array, "npq abi"]:
 def _compute_output(x, kernel, *, sides):
     """The convolution."""
     out = _patches(x, sides) @ kernel.reshape(-1, kernel.shape[-1])
-    return out.reshape(len(x), *(side.output for side in sides), -1)
+    return out.reshape(x.shape[0], *(side.output for side in sides), -1)
 
 
 def _compute_image(output, kernel, *, sides):
@@ -138,7 +138,7 @@ def _compute_image(output, kernel, *, sides):
                 phase = _plain(output, taps, (1, 1), ((above, below), (left, right)))
             else:  # a stride longer than the kernel leaves pixels that nothing reaches
                 size = [-(-side.image // side.stride) for side in sides]
-                phase = jnp.zeros((len(output), *size, kernel.shape[-1]), output.dtype)
+                phase = jnp.zeros((output.shape[0], *size, kernel.shape[-1]), output.dtype)
             phases.append(phase)
     n, h, w, channels = phases[0].shape
     image = jnp.stack(phases, axis=3).reshape(n, h, w, rows.stride, columns.stride, channels)
