@@ -9,11 +9,27 @@ metrics.jsonl), and copies the figures. Checkpoints and event files are left out
 import shutil
 import sys
 from pathlib import Path
+from typing import Any
 
 from experiments.storage.errors import RecordError
 from experiments.storage.files import read_json, write_csv, write_json
 from experiments.storage.provenance import portable
 from experiments.storage.records import read_run
+
+
+def parts_of(folder: Path) -> dict[str, Any]:
+    """The content of ``run.json``: result, configuration and provenance of a finished run.
+
+    Raises:
+      RecordError: the run is not finished, or a file is malformed.
+    """
+    run = read_run(folder)
+    return {
+        "result": run.result,
+        # The data folder of the machine that ran it concerns nobody else.
+        "config": {name: value for name, value in run.config.items() if name != "data.dir"},
+        "provenance": [portable(start) for start in read_json(folder / "provenance.json")],
+    }
 
 
 def collect(folder: Path, destination: Path) -> None:
@@ -22,17 +38,10 @@ def collect(folder: Path, destination: Path) -> None:
     Raises:
       RecordError: the run is not finished, or a file is malformed.
     """
-    run = read_run(folder)
-    starts = read_json(folder / "provenance.json")
+    parts, rows = parts_of(folder), read_run(folder).rows
     destination.mkdir(parents=True, exist_ok=True)
-    parts = {
-        "result": run.result,
-        # The data folder of the machine that ran it concerns nobody else.
-        "config": {name: value for name, value in run.config.items() if name != "data.dir"},
-        "provenance": [portable(start) for start in starts],
-    }
     write_json(destination / "run.json", parts)
-    write_csv(destination / "curve.csv", run.rows, decimals=5)
+    write_csv(destination / "curve.csv", rows, decimals=5)
     for figure in sorted((folder / "figures").glob("*.png")):
         shutil.copy(figure, destination / figure.name)
 

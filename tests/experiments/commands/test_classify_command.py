@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 
 from experiments import data
-from experiments.running import loop, trained
+from experiments.running import loop
 from experiments.tasks import semisupervised
-from scripts import collect
+from scripts.publish import publish
 from tests.experiments.runs import ROOT, small
 
 
@@ -79,8 +79,7 @@ def test_images_of_files_get_the_probabilities_of_the_kept_parameters(classifier
 
 def test_without_out_the_table_is_all_of_standard_output(classifier, images, tmp_path):
     """And a published model serves as the run does."""
-    collect.collect(classifier, tmp_path)
-    trained.save(trained.load(classifier), tmp_path / trained.FILE, ["classify"])
+    publish(classifier, tmp_path, ["classify"])
     for folder in (classifier, tmp_path):
         done = command(f"--workdir={folder}", f"--images={images}")
         assert (done.returncode, done.stderr) == (0, "")

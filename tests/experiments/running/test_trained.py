@@ -14,7 +14,7 @@ from experiments.running import loop, trained
 from experiments.storage.errors import RecordError
 from experiments.tasks import sbn, semisupervised, vae
 from experiments.tasks.checks import ConfigError
-from scripts import collect
+from scripts.publish import publish
 from tests.experiments.runs import ROOT, small
 
 SHORT = {"num_steps": 2, "eval_every": 2, "log_every": 2, "evaluation.test_samples": 1}
@@ -38,12 +38,6 @@ def folder(tmp_path_factory):
         return made[name]
 
     return of
-
-
-def publish(run, destination):
-    collect.collect(run, destination)
-    trained.save(trained.load(run), destination / trained.FILE)
-    return destination
 
 
 def each(function, *inputs):
@@ -119,7 +113,8 @@ def test_a_classifier_and_its_styles(images):
 def test_a_published_model_is_that_of_the_run_without_its_data(
     folder, images, tmp_path, monkeypatch
 ):
-    kept = publish(folder("cat_vae"), tmp_path / "kept")
+    kept = tmp_path / "kept"
+    publish(folder("cat_vae"), kept)
     run = experiments.load(folder("cat_vae"))
     monkeypatch.setattr(data, "load", None)
     model = experiments.load(kept)
@@ -136,8 +131,9 @@ def test_a_published_model_is_that_of_the_run_without_its_data(
 
 def test_what_is_published_is_what_the_named_functions_read(folder, tmp_path):
     run = experiments.load(folder("cat_vae"))
-    kept = publish(folder("cat_vae"), tmp_path / "kept")
-    trained.save(run, kept / trained.FILE, ["encode"])
+    kept = tmp_path / "kept"
+    publish(folder("cat_vae"), kept, ["encode"])
+    assert "Functions: `encode`; shapes" in (kept / "README.md").read_text()
     names = set(safetensors.numpy.load_file(kept / trained.FILE))
     assert {name for name in names if "encoder" not in name} == {"constants/mean_image"}
     assert len(names) == 3
@@ -159,7 +155,8 @@ def test_inputs_and_folders_that_cannot_serve_are_reported_in_one_line(folder, t
         run.sample(random.key(0), 2, jnp.zeros(392))
     with pytest.raises(RecordError, match=r"is not the folder of a run: it has no config\.json"):
         experiments.load(tmp_path)
-    kept = publish(folder("cat_vae"), tmp_path / "kept")
+    kept = tmp_path / "kept"
+    publish(folder("cat_vae"), kept)
     whole = (kept / trained.FILE).read_bytes()
     for content in (b"", whole[:-1], whole[:100], b"\xff" * 100):
         (kept / trained.FILE).write_bytes(content)
