@@ -43,6 +43,7 @@ PACKAGES = {
     "sklearn": "scikit-learn",
 }
 OPTIONAL = {"torch", "ray", "tensorboardX"}  # imported where they are used, with a message
+OF_EXAMPLES = {"numpyro", "distrax"}  # each of one example, which says so
 
 
 def imports(path):
@@ -91,6 +92,11 @@ def test_imports_of_the_experiments_go_down_only(room):
             assert allowed or "jax" not in tops, path
 
 
+def test_examples_need_the_library_alone():
+    for path in (ROOT / "examples").glob("*.py"):
+        assert not of_project(path, "experiments"), path
+
+
 def test_importing_gsm_imports_nothing_of_the_experiments():
     loaded = ("flax", "ml_collections", "matplotlib", "orbax", "tensorflow_datasets", "experiments")
     code = f"import gsm, sys; print([m for m in {loaded} if m in sys.modules])"
@@ -109,9 +115,10 @@ def test_what_is_imported_is_required():
     hard = requirements(project["dependencies"])
     extra = requirements(project["optional-dependencies"]["experiments"])
     own = {"gsm", "experiments", "configs", "scripts", *sys.stdlib_module_names}
-    for folder in ("experiments", "configs", "scripts"):
+    for folder in ("experiments", "configs", "scripts", "examples"):
+        optional = OPTIONAL if folder != "examples" else OF_EXAMPLES
         for path in (ROOT / folder).rglob("*.py"):
-            for name in {name.split(".")[0] for name in imports(path)} - own - OPTIONAL:
+            for name in {name.split(".")[0] for name in imports(path)} - own - optional:
                 package = PACKAGES.get(name, name).replace("_", "-")
                 if name != "requests":  # of tensorflow-datasets
                     assert package in hard | extra, f"{path} imports {name}"
@@ -128,7 +135,8 @@ def test_constraints_pin_every_dependency_and_name_no_host():
 
 
 def _text_files():
-    for folder in ("gsm", "experiments", "configs", "scripts", "results", "tests", "docs"):
+    folders = ("gsm", "experiments", "configs", "examples", "scripts", "results", "tests", "docs")
+    for folder in folders:
         for path in (ROOT / folder).rglob("*"):
             if path.suffix in (".py", ".md", ".json", ".csv", ".txt", ".html"):
                 yield path
