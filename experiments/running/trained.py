@@ -59,7 +59,7 @@ class Trained:
         self.config, self.params, self.constants = config, params, constants
         make = getattr(tasks.find(config.task), "functions", None)
         functions: dict[str, Function] = make(config, **constants) if make else {}
-        self.functions = functions if names is None else {n: functions[n] for n in names}
+        self.functions = {n: f for n, f in functions.items() if names is None or n in names}
         self._folder = folder
         self._mapped: dict[tuple[str, int], Callable[..., Any]] = {}
 
@@ -115,10 +115,11 @@ class Trained:
             half ``[o]`` is then drawn; of other models nothing.
         """
         given = self.function("sample").inputs[1:]
-        if (x is None) == bool(given):
-            takes = f"sample(key, n, x) with x of shape {_shapes(given[0])}" if given else ""
-            raise ValueError(f"{self._folder}: this model takes {takes or 'sample(key, n)'}")
-        inputs = () if x is None else (self._checked("sample", given[0], x)[0],)
+        inputs = () if x is None else (jnp.asarray(x, jnp.float32),)
+        if [of.shape for of in inputs] != [of.shape for of in given]:
+            takes = f"sample(key, n, x) with x of shape {given[0].shape}" if given else ""
+            got = f"; got x of shape {inputs[0].shape}" if inputs else ""
+            raise ValueError(f"{self._folder}: this model takes {takes or 'sample(key, n)'}{got}")
         return self._over_axes("sample", 1)(self.params, random.split(key, n), *inputs)
 
     def function(self, name: str) -> Function:
@@ -192,11 +193,11 @@ def load(folder: Path) -> Trained:
         with safetensors.safe_open(folder / FILE, "numpy") as file:
             functions, names = file.metadata()["functions"].split(), file.keys()
             flat = {tuple(name.split("/")): file.get_tensor(name) for name in names}
+        tree = traverse_util.unflatten_dict(flat)
+        params, constants = jax.tree.map(jnp.asarray, tree["params"]), tree.get("constants", {})
     except (safetensors.SafetensorError, OSError, TypeError, KeyError) as error:
         raise RecordError(f"{folder / FILE} is damaged: {error}") from None
-    tree = traverse_util.unflatten_dict(flat)
-    params = jax.tree.map(jnp.asarray, tree["params"])
-    return Trained(folder, config, params, tree.get("constants", {}), functions)
+    return Trained(folder, config, params, constants, functions)
 
 
 def save(model: Trained, path: Path, names: Sequence[str] = ()) -> None:
