@@ -14,6 +14,7 @@ from pathlib import Path
 from absl import app, flags
 
 from experiments.reporting import all_tables, folders
+from experiments.running import explain
 from experiments.storage.errors import RecordError, ReportError
 
 _RUNS = flags.DEFINE_multi_string(
@@ -46,6 +47,13 @@ def check() -> None:
     print("the tables are fresh")
 
 
+def _parse(argv: list[str]) -> list[str]:
+    if text := explain.answer(argv):
+        print(text)
+        sys.exit(0)
+    return flags.FLAGS(argv)
+
+
 def main(argv: list[str]) -> None:
     if len(argv) > 1:
         sys.exit(f"error: expected flags only, got {argv[1]!r}")
@@ -58,4 +66,4 @@ def main(argv: list[str]) -> None:
 
 
 if __name__ == "__main__":
-    app.run(main)
+    app.run(main, flags_parser=_parse)

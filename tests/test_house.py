@@ -13,6 +13,7 @@ ROOT = Path(__file__).parent.parent
 
 # Each module of gsm with the modules below it that it may import.
 FLOORS = {
+    "__main__": set(),  # starts the commands of the experiments, without importing them
     "xla": set(),
     "distributions": set(),
     "schedules": {"distributions"},

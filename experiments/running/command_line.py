@@ -14,13 +14,12 @@ from ml_collections import config_flags
 
 from experiments.data import DataError
 from experiments.running import config as configuration
+from experiments.running import explain
 from experiments.running.devices import PeerLost
 from experiments.running.loop import Diverged, Interrupted
 from experiments.running.terminal import say
 from experiments.storage.errors import RecordError, ReportError
 from experiments.tasks.checks import ConfigError, fields
-
-_HELP = {"--help", "-help", "-?", "--helpfull", "--helpshort"}
 
 
 def define_config() -> flags.FlagHolder:
@@ -90,17 +89,23 @@ def _parse(argv: Sequence[str]) -> list[str]:
         if takes_config:
             # For --help, which shows the flags of the main module.
             flags.FLAGS.register_key_flag_for_module(argv[0], flags.FLAGS["config"])
-            if not _HELP & set(argv):
-                argv = _joined(argv)
+            argv = _joined(argv)
+        named = [arg.partition("=")[2] for arg in argv if re.match("--?config=.", arg)]
+        text = explain.answer(argv, *named[-1:] if takes_config else ())
+        if text is None:
+            if takes_config and "--helpfull" not in argv:
                 _check_overrides(argv)
-        rest = flags.FLAGS(list(argv))
-        if rest[1:]:
-            raise ConfigError(f"unexpected argument {rest[1]!r}; options start with --")
-        return rest
+            rest = flags.FLAGS(list(argv))
+            if rest[1:]:
+                raise ConfigError(f"unexpected argument {rest[1]!r}; options start with --")
+            return rest
     except ConfigError as error:
         message = str(error)
     except Exception as error:  # absl and ml_collections raise many kinds, some with long texts
         message = " ".join(str(error).split())[:300]
+    else:
+        print(text)
+        sys.exit(0)
     sys.exit(f"{program}: error: {message}")
 
 

@@ -12,6 +12,7 @@ from typing import Any
 from ml_collections import ConfigDict
 
 from experiments import tasks
+from experiments.running import explain
 from experiments.running.training import OPTIMIZERS
 from experiments.storage.records import PLACES
 from experiments.tasks import base
@@ -24,8 +25,7 @@ def load(named: str) -> ConfigDict:
     """Call ``get_config`` of ``FILE`` or ``FILE:ARGUMENT``; raises ConfigError."""
     path, _, argument = named.partition(":")
     if not (Path(path).is_file() and path.endswith(".py")):
-        files = sorted(Path("configs").glob("*.py"))
-        found = [str(file) for file in files if "def get_config" in file.read_text()]
+        found = [str(file) for file in explain.config_files()]
         hint = f"configs here: {', '.join(found)}" if found else "run from the repository's root"
         raise ConfigError(f"no config file {path!r}; {hint}")
     config = call(load_module(path), "get_config", argument)

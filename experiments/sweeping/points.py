@@ -11,6 +11,7 @@ from ml_collections import ConfigDict
 
 from configs.sweeps import PerRun
 from experiments.running import config as configuration
+from experiments.running import explain
 from experiments.tasks.base import traced_fields
 from experiments.tasks.checks import ConfigError, fields
 from gsm.registry import ESTIMATORS
@@ -53,7 +54,7 @@ def load_sweep(named: str, num_steps: int = 0) -> Sweep:
     """
     path, _, argument = named.partition(":")
     if not (Path(path).is_file() and path.endswith(".py")):
-        found = sorted(str(file) for file in Path("configs/sweeps").glob("[!_]*.py"))
+        found = [str(file) for file in explain.sweep_files()]
         hint = f"sweeps here: {', '.join(found)}" if found else "run from the repository's root"
         raise ConfigError(f"no sweep file {path!r}; {hint}")
     module = configuration.load_module(path)

@@ -29,9 +29,9 @@ def default_config(dataset: str = "") -> ConfigDict:
     config.num_steps = 8_000
     config.eval_every = config.log_every = 200
     config.model = model = ConfigDict()
-    model.num_units = 128  # n
-    model.power = 2.0
-    model.target = 0.45
+    model.num_units = 128  # n, over which the cost is the mean
+    model.power = 2.0  # of the distance to the target
+    model.target = 0.45  # between the two values of a unit, 0 and 1
     model.init_scale = 0.01  # logits start uniform in [-init_scale, init_scale]
     config.temperature.rate = 0.0
     return config

@@ -38,9 +38,9 @@ def default_config(dataset: str) -> ConfigDict:
     config = defaults.on_images("semisupervised", dataset)
     config.select = "accuracy"
     config.alpha = 1.0  # weight of the classification loss of labelled images
-    config.labels = labels = ConfigDict()
-    labels.number = 100  # labelled images, as many of each class
-    labels.seed = 0  # of their choice
+    config.labels = labels = ConfigDict()  # the labelled images
+    labels.number = 100  # how many, as many of each class
+    labels.seed = 0  # of their choice among the training images
     labels.batch_size = 0  # labelled images in a step, drawn without replacement; 0: all
     # Weight of their bound on log p(x, y); they are among the unlabelled as well. NOTE(paper):
     # equation 11 has a mean of it, 1; sums over the data set (Kingma et al. 2014) would weigh it
@@ -55,8 +55,8 @@ def default_config(dataset: str) -> ConfigDict:
     augmentation.shear = 0.0  # at most, pixels of a row for each row
     # Cross-entropy between an unlabelled image's class and that of its augmentation.
     config.consistency = consistency = ConfigDict()
-    consistency.weight = 0.0  # 0: none
-    consistency.threshold = 0.95  # only images whose class has this probability count
+    consistency.weight = 0.0  # of this loss; 0: none
+    consistency.threshold = 0.95  # probability of the class from which on an image counts
     config.data.binarization = "dynamic"
     config.model.num_latents = 1  # the class
     config.model.style_size = 32  # width of the Gaussian z

@@ -26,7 +26,7 @@ from experiments.tasks.checks import fields
 ROOT = Path(__file__).parents[2]
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
 _BLOCK = re.compile(r"^```(\w+)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
-_INLINE = re.compile(r"`(python -m [^`]+)`")
+_INLINE = re.compile(r"`((?:python -m|gsm) [a-z][^`]+)`")
 
 
 class Block(NamedTuple):
@@ -113,7 +113,7 @@ def flags_of(module: str) -> set[str]:
     spec = importlib.util.find_spec(module)
     assert spec is not None, f"no module {module}"
     assert spec.origin is not None, f"{module} is a package"
-    names = {"verbosity"}
+    names = {"verbosity", "help", "list"}
     for node in ast.walk(ast.parse(Path(spec.origin).read_text())):
         if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute):
             if re.match("DEFINE_", node.func.attr):
@@ -139,6 +139,8 @@ def check_option(module: str, option: str, config: str) -> None:
 def test_commands_name_what_exists(page, command, monkeypatch):
     monkeypatch.chdir(ROOT)
     words = shlex.split(command, comments=True)
+    if words[0].endswith("gsm"):
+        words = ["python", "-m", f"experiments.{words[1]}", *words[2:]]
     if "-m" in words and words[0].endswith(("python", "python3")):
         module, *options = words[words.index("-m") + 1 :]
         if module in ("venv", "pytest"):

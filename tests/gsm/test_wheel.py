@@ -2,6 +2,7 @@
 
 import email
 import importlib.metadata
+import os
 import re
 import subprocess
 import sys
@@ -75,6 +76,7 @@ def test_the_wheel_holds_gsm_alone_and_says_what_it_needs(wheel):
         names = archive.namelist()
         info = f"gsm_jax-{gsm.__version__}.dist-info"
         metadata = email.message_from_string(archive.read(f"{info}/METADATA").decode())
+        entry_points = archive.read(f"{info}/entry_points.txt").decode()
     assert {name.partition("/")[0] for name in names} == {"gsm", info}
     files = {path.name for path in (ROOT / "gsm").iterdir() if path.suffix in (".py", ".typed")}
     assert {name.partition("/")[2] for name in names if name.startswith("gsm/")} == files
@@ -84,6 +86,7 @@ def test_the_wheel_holds_gsm_alone_and_says_what_it_needs(wheel):
     assert metadata["Author"] or metadata["Author-email"]
     assert metadata.get_all("Classifier")
     assert metadata.get_all("Project-URL")
+    assert entry_points == "[console_scripts]\ngsm = gsm.__main__:main\n"
     needed = {
         re.match(r"[\w-]+", line)[0]
         for line in metadata.get_all("Requires-Dist")
@@ -128,3 +131,16 @@ def test_the_bare_environment_is_bare_and_gsm_is_the_wheel_s(bare_python, tmp_pa
     assert where.startswith(gsm.__version__)
     assert str(ROOT) not in where
     assert parts == "['baseline_network', 'moments']"
+
+
+def test_the_commands_of_the_bare_wheel_say_where_they_are(bare_python, tmp_path):
+    command = [str(bare_python), "-m", "gsm", "train", "--config=configs/cat_vae.py"]
+    environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
+    for folder, told in (
+        (tmp_path, "the commands are not part of the library: get the source repository"),
+        (ROOT, "the commands need flax, matplotlib, ml_collections, orbax, tqdm: pip install"),
+    ):
+        done = subprocess.run(command, capture_output=True, text=True, cwd=folder, env=environment)
+        assert done.returncode == 1
+        assert done.stderr.startswith(f"gsm: error: {told}")
+        assert done.stderr.count("\n") == 1

@@ -1,5 +1,6 @@
 """The command line: every way to write an override, and every mistake reported in one line."""
 
+import re
 import subprocess
 import sys
 
@@ -8,9 +9,15 @@ from ml_collections import ConfigDict
 
 from experiments import train
 from experiments.running import config as configuration
-from experiments.running import loop
+from experiments.running import explain, loop
+from gsm import __main__ as gsm_command
+from gsm.registry import ESTIMATORS
 from tests.experiments import runs
 from tests.experiments.runs import DIGITS, ROOT
+
+CONFIG_FILES = [
+    file for file in sorted((ROOT / "configs").glob("*.py")) if "get_config" in file.read_text()
+]
 
 
 def here(*options: str) -> int | str:
@@ -285,14 +292,119 @@ def test_a_command_line_that_cannot_be_read_is_reported(options, expected, accep
     assert not accepted
 
 
-@pytest.mark.parametrize("options", [("--help",), (DIGITS, "-?")])
-def test_help_names_the_options_and_needs_none_of_them(options):
-    command = [sys.executable, "-m", "experiments.train", *options]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
-    assert done.stdout.startswith("Train one model: ``python -m experiments.train --config=")
-    assert "\n  --config: Config file, with its argument: configs/cat_vae.py:digits" in done.stdout
-    assert "\n  --workdir: Folder of the run; default: runs/CONFIG-DATASET-EST" in done.stdout
-    assert done.stderr == ""
+QUICK = ("report",)  # each takes the seconds in which its process begins
+COMMANDS = sorted(path.stem for path in (ROOT / "experiments").glob("[a-z]*.py"))
+
+
+def lines_of(*command: str) -> list[str]:
+    done = subprocess.run(
+        [sys.executable, "-m", *command], cwd=ROOT, capture_output=True, text=True, check=False
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+    return done.stdout.splitlines()
+
+
+@pytest.mark.parametrize(
+    "name",
+    [pytest.param(name, marks=[] if name in QUICK else pytest.mark.slow) for name in COMMANDS],
+)
+def test_help_needs_no_config_and_lists_what_can_be_named(name):
+    lines = lines_of(f"experiments.{name}", "--help")
+    text = (ROOT / "experiments" / f"{name}.py").read_text()
+    assert lines[0] == text.partition("\n")[0].strip('"')
+    for flag in re.findall(r'flags\.DEFINE_\w+\(\s*"(\w+)"', text):
+        assert any(re.match(rf"  --(\[no\])?{flag}: ", line) for line in lines), flag
+    names = {line.split()[0] for line in lines if re.match("  [a-z]", line)}
+    assert {str(file.relative_to(ROOT)) for file in CONFIG_FILES} <= names
+    assert "configs/sweeps/annealing.py" in names
+    assert set(ESTIMATORS) <= names
+
+
+def test_gsm_is_another_name_and_help_on_a_config_explains_its_fields():
+    lines = lines_of("gsm", "train", DIGITS, "--help")
+    assert lines[0].startswith("Train one model: ``python -m experiments.train --config=")
+    assert any(line.startswith("  --workdir: Folder of the run; default: ") for line in lines)
+    at = lines.index("  --config.num_steps=5000")
+    assert lines[at + 1].strip() == "training steps, each an update by one minibatch"
+    at = lines.index("  --config.model.hidden_sizes=()")
+    assert lines[at + 1].strip() == "of the encoder, mirrored in the decoder; () is linear"
+    assert [line for line in lines if line.startswith("slope: ")]
+
+
+def test_gsm_lists_its_commands_and_names_the_nearest_one(monkeypatch, capsys):
+    monkeypatch.chdir(ROOT)
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    monkeypatch.setattr(sys, "argv", ["gsm"])
+    gsm_command.main()
+    lines = capsys.readouterr().out.splitlines()
+    assert {line.split()[0] for line in lines if line.startswith("  ")} == set(COMMANDS)
+    monkeypatch.setattr(sys, "argv", ["gsm", "trian"])
+    with pytest.raises(SystemExit, match=r"^gsm: error: no command 'trian'; did you mean train\?$"):
+        gsm_command.main()
+
+
+def test_list_is_printed_alone(capsys, accepted):
+    assert here("--list") == 0
+    out = capsys.readouterr().out
+    assert out.startswith("Configs (--config=FILE:DATASET):\n  configs/bern_sbn.py ")
+    assert "\n  rloo " in out
+    assert "Options" not in out
+    assert not accepted
+
+
+# --- what the fields mean --------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("file", CONFIG_FILES, ids=lambda file: file.stem)
+def test_every_field_of_every_config_is_explained(file, monkeypatch):
+    monkeypatch.chdir(ROOT)
+    config = configuration.load(str(file))
+    names = [name for name, _ in configuration.fields(config)]
+    groups = {name.rpartition(".")[0] for name in names} - {""}
+    known = explain.meanings(config, str(file))
+    assert [name for name in (*names, *groups) if len(known.get(name, "")) < 4] == []
+
+
+def test_a_comment_belongs_to_the_field_beside_it_or_below():
+    source = """
+def get_config():  # no field
+    # The cost,
+    # in nats.
+    config.model = model = ConfigDict()
+    model.size = 3  # of the cost
+    # Above it; # and more.
+    model.power = power(  # within
+        2,
+    )  # and behind it
+    config.bare = 1
+    config.bare = 2  # the second
+
+    # of nothing
+"""
+    assert explain.comments(source) == {
+        "model": "The cost, in nats.",
+        "model.size": "of the cost",
+        "model.power": "Above it; # and more. and behind it",
+        "bare": "the second",
+    }
+
+
+def test_a_task_of_the_user_s_is_explained_by_its_own_comments(tmp_path, monkeypatch):
+    (tmp_path / "tasks_of_mine.py").write_text(
+        "from configs import defaults\n"
+        "def default_config(dataset):\n"
+        "    config = defaults.common('tasks_of_mine')\n"
+        "    config.speed = 2.0  # of light, m/s\n"
+        "    config.seed = 3  # not of the defaults\n"
+        "    return config\n"
+        "get_config = default_config\n"
+        "def check(config, checks): ...\n"
+        "def build(config, dataset): ...\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    text = explain.fields_of(f"{tmp_path / 'tasks_of_mine.py'}:digits")
+    assert "  --config.speed=2.0\n      of light, m/s\n" in text
+    assert "  --config.seed=3\n      of initialisation, batches and noise; " in text
 
 
 @pytest.mark.parametrize(
