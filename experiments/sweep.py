@@ -1,12 +1,20 @@
 """Run many experiments: ``python -m experiments.sweep --sweep=configs/sweeps/annealing.py:digits``.
 
+    python -m experiments.sweep --config=configs/cat_vae.py:digits \\
+        --grid temperature.rate=1e-5,1e-4 --grid seed=0,1,2
+
 A sweep file lists points, each a config with some fields overridden (``configs/sweeps``). A point's
 folder is named by the hash of its resolved config, so the same command resumes the sweep: finished
 points are skipped, others resume from their checkpoint. A killed run is started
-again; a point that fails is reported with its error and does not end the sweep. The table
-``sweep.csv`` is written anew after each point; at the end come the best point by validation, with
-its test metrics, and a figure over the swept fields. Points whose temperature or slope is the same
-at every step of the run are one run: it is trained once, and ``same_run_as`` in the table names it.
+again; a point that fails is reported with its error and does not end the sweep. ``--grid`` varies
+the fields of one config, or of every point of a sweep file.
+
+The outcome is by configuration, all that is swept but the seed: mean and standard error on
+validation, the best one with its test metrics, and those that cannot be distinguished from it.
+``sweep.csv`` has a row for each run and, below, for each configuration, and is written anew after
+each run; a figure over the swept fields comes at the end. Points whose temperature or slope is the
+same at every step of the run are one run: it is trained once, and ``same_run_as`` in the table
+names it.
 
 Points that differ in seeds and float settings only can share a program, with ``vmap`` over them
 (``--together``): the way of accelerators. On CPUs one process per core, each pinned to its core, is
@@ -29,12 +37,16 @@ from absl import flags
 
 from experiments.running import command_line
 from experiments.running.run_folder import lock
-from experiments.running.terminal import say
+from experiments.running.terminal import say, waiting
 from experiments.sweeping import outcomes, points, workers
 from experiments.tasks.checks import ConfigError
 
-_SWEEP = flags.DEFINE_string("sweep", None, "Sweep file, with its argument.", required=True)
-_WORKDIR = flags.DEFINE_string("workdir", None, "Folder; default: runs/sweep-SWEEP-ARGUMENT.")
+_SWEEP = flags.DEFINE_string("sweep", None, "Sweep file, with its argument.")
+_CONFIG = flags.DEFINE_string("config", None, "In its place, a config file, with its argument.")
+_GRID = flags.DEFINE_multi_string(
+    "grid", [], "FIELD=VALUE,VALUE: an axis of the sweep; may be repeated. One value sets a field."
+)
+_WORKDIR = flags.DEFINE_string("workdir", None, "Folder; default: runs/sweep-FILE-ARGUMENT-FIELDS.")
 _BACKEND = flags.DEFINE_enum(
     "backend", "workers", ["here", "workers", "ray"],
     "Where jobs run: in this process, in worker processes, on the Ray cluster of $RAY_ADDRESS.",
@@ -63,12 +75,19 @@ _RETRIES = flags.DEFINE_integer(
 
 
 def main() -> None:
-    sweep = points.load_sweep(_SWEEP.value, _NUM_STEPS.value)
+    named = _SWEEP.value or _CONFIG.value
+    if not named or (_SWEEP.value and _CONFIG.value):
+        raise ConfigError("name one sweep file, --sweep=FILE, or one config, --config=FILE --grid")
+    if _CONFIG.value and not _GRID.value:
+        raise ConfigError("--config needs the fields to vary: --grid temperature.rate=1e-5,1e-4")
+    with waiting("reading the points"):
+        sweep = points.load_sweep(named, _NUM_STEPS.value, _GRID.value)
     if _PILOT_STEPS.value and not sweep.pilot:
-        raise ConfigError(f"--pilot_steps: {_SWEEP.value} names no fields in PILOT")
+        raise ConfigError(f"--pilot_steps: {named} names no fields in PILOT")
     place = _place()
-    path, _, argument = _SWEEP.value.partition(":")
-    default = "-".join(filter(None, ("sweep", Path(path).stem, argument)))
+    path, _, argument = named.partition(":")
+    varied = [axis.partition("=")[0] for axis in _GRID.value]
+    default = "-".join(filter(None, ("sweep", Path(path).stem, argument, *varied)))
     workdir = Path(_WORKDIR.value or f"runs/{default}")
     workdir.mkdir(parents=True, exist_ok=True)
     # Held to the end: two sweeps would take each other's runs for failed ones.

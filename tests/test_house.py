@@ -31,7 +31,7 @@ ROOMS = {
     "reporting": {"storage", "figures"},
     "tasks": {"data"},
     "running": {"storage", "data", "tasks", "figures"},
-    "sweeping": {"storage", "data", "tasks", "running", "figures"},
+    "sweeping": {"storage", "data", "tasks", "running", "figures", "reporting"},
 }
 LIGHT = ("storage", "data", "figures", "reporting")
 """Rooms that import neither jax nor gsm: files and pictures are handled without them."""

@@ -1,7 +1,7 @@
 """The command line of every command: ``--config``, its overrides, and errors in one line."""
 
+import ast
 import contextlib
-import difflib
 import os
 import re
 import sys
@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, cast
 
 from absl import app, flags, logging
-from ml_collections import config_flags
+from ml_collections import ConfigDict, config_flags
 
 from experiments.data import DataError
 from experiments.running import config as configuration
@@ -19,7 +19,7 @@ from experiments.running.devices import PeerLost
 from experiments.running.loop import Diverged, Interrupted
 from experiments.running.terminal import say
 from experiments.storage.errors import RecordError, ReportError
-from experiments.tasks.checks import ConfigError, fields
+from experiments.tasks.checks import ConfigError, fields, no_field
 
 
 def define_config() -> flags.FlagHolder:
@@ -91,7 +91,7 @@ def _parse(argv: Sequence[str]) -> list[str]:
             flags.FLAGS.register_key_flag_for_module(argv[0], flags.FLAGS["config"])
             argv = _joined(argv)
         named = [arg.partition("=")[2] for arg in argv if re.match("--?config=.", arg)]
-        text = explain.answer(argv, *named[-1:] if takes_config else ())
+        text = explain.answer(argv, *named[-1:])
         if text is None:
             if takes_config and "--helpfull" not in argv:
                 _check_overrides(argv)
@@ -145,27 +145,54 @@ def _check_overrides(argv: Sequence[str]) -> None:
             members = ", ".join(field for field in known if field.startswith(f"{name}."))
             raise ConfigError(f"config.{name} is a group of fields: {members}")
         if name not in known:
-            tops = dict.fromkeys(re.sub(r"\..*", ".*", field) for field in known)
-            near = [field for field in known if field.rpartition(".")[2] == name]
-            near = near or difflib.get_close_matches(name, known, 1, 0.5)
-            hint = f"did you mean {' or '.join(near)}?" if near else f"they are: {', '.join(tops)}"
-            raise ConfigError(f"the config has no field {name!r}; {hint}")
-        if equals or type(known[name]) is not bool:
-            _check_literal(name, known[name], value)
+            raise no_field(name, known)
+        if (equals or type(known[name]) is not bool) and type(known[name]) is not tuple:
+            literal(name, known[name], value)
 
 
-def _check_literal(name: str, default: Any, text: str) -> None:
-    """Raise if ``text`` does not read as the type of the field's default."""
+def literal(name: str, default: Any, text: str) -> Any:
+    """The value of a field as it stands on a command line, of the type of the field's default.
+
+    Raises:
+      ConfigError: it does not read as that type.
+    """
     kind = type(default)
-    if kind is bool:
-        if text.lower() not in ("true", "false", "1", "0", "t", "f"):
-            raise ConfigError(f"config.{name} must be true or false; got {text!r}")
-    elif kind in (int, float):
-        try:
-            kind(text)
-        except ValueError:
-            expected = "a whole number" if kind is int else "a number"
-            raise ConfigError(f"config.{name} must be {expected}; got {text!r}") from None
+    expected = {
+        bool: "true or false", int: "a whole number", float: "a number",
+        tuple: "a tuple, such as (512,256)",
+    }  # fmt: skip
+    try:
+        if kind is bool:
+            return {"true": True, "t": True, "1": True, "false": False, "f": False, "0": False}[
+                text.lower()
+            ]
+        if kind is tuple:
+            value = ast.literal_eval(text)
+            return value if isinstance(value, tuple) else (value,)
+        return kind(text)
+    except (KeyError, ValueError, SyntaxError):
+        raise ConfigError(f"config.{name} must be {expected[kind]}; got {text!r}") from None
+
+
+def grid(texts: Sequence[str], config: ConfigDict) -> dict[str, list[Any]]:
+    """The axes of a grid as they stand on a command line, ``FIELD=VALUE,VALUE``.
+
+    A comma within brackets is part of a value.
+
+    Raises:
+      ConfigError: no such field, or a value that is not of its type.
+    """
+    known = dict(fields(config))
+    axes: dict[str, list[Any]] = {}
+    for text in texts:
+        name, equals, values = text.partition("=")
+        if name not in known:
+            raise no_field(name, known)
+        if not equals or not values or name in axes:
+            raise ConfigError(f"--grid takes each field once, as FIELD=VALUE,VALUE; got {text!r}")
+        parts = re.split(r",(?![^(]*\))", values)
+        axes[name] = [literal(name, known[name], part.strip()) for part in parts]
+    return axes
 
 
 def numbers(

@@ -372,7 +372,7 @@ def _fit(members: Sequence[_Member], stop: StopRequest) -> None:
                     else:
                         speed = row["steps_per_second"] * len(front)
                         if progress:
-                            progress.show(member.step, speed, member.shown(row))
+                            progress.show(member.step, member.shown(row), speed)
             except _Stopped:
                 stop.made = True
             if devices.any_of(stop.made) and (

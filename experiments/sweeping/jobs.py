@@ -3,11 +3,12 @@
 What a job leaves is in the folders of its points: whatever becomes of it, the same sweep goes on.
 """
 
+import json
 import os
 import sys
 import time
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -72,10 +73,30 @@ class _Running(NamedTuple):
     log: Path
 
 
+def steps_of(workdir: Path, point: Point) -> int:
+    """Steps of a point's run that have a row of metrics."""
+    try:
+        lines = (folder(workdir, point) / "metrics.jsonl").read_bytes().splitlines()
+        return json.loads(lines[-1])["step"]
+    except (OSError, IndexError, ValueError):  # no row yet, or one that is being written
+        return 0
+
+
 def run(
-    jobs: Sequence[list[Point]], workdir: Path, place: workers.Workers, retries: int
+    jobs: Sequence[list[Point]],
+    workdir: Path,
+    place: workers.Workers,
+    retries: int,
+    look: Callable[[], None] = lambda: None,
 ) -> Iterator[Outcome]:
     """Run jobs on workers; yields the outcome of each point as it comes.
+
+    Args:
+      jobs: points of one program each.
+      workdir: folder of the sweep.
+      place: the workers.
+      retries: times that a killed job is started again.
+      look: called several times a second while jobs run.
 
     Raises:
       KeyboardInterrupt: Ctrl-C or SIGTERM came; the runs have saved their state.
@@ -98,6 +119,7 @@ def run(
                 started = place.start(command(workdir, job), log, environment)
                 running.append(_Running(job, started, attempt, log))
             time.sleep(_SECONDS_BETWEEN_LOOKS)
+            look()
             for ended in list(running):
                 if (code := ended.process.poll()) is None:
                     continue

@@ -3,6 +3,7 @@
 import hashlib
 import json
 from collections.abc import Iterator, Mapping, Sequence
+from itertools import product
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -10,10 +11,10 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from configs.sweeps import PerRun
+from experiments.running import command_line, explain
 from experiments.running import config as configuration
-from experiments.running import explain
 from experiments.tasks.base import traced_fields
-from experiments.tasks.checks import ConfigError, fields
+from experiments.tasks.checks import ConfigError, fields, no_field
 from gsm.registry import ESTIMATORS
 
 
@@ -42,12 +43,14 @@ class Sweep(NamedTuple):
     """The fields that pilot runs may choose."""
 
 
-def load_sweep(named: str, num_steps: int = 0) -> Sweep:
+def load_sweep(named: str, num_steps: int = 0, grid: Sequence[str] = ()) -> Sweep:
     """The points of ``FILE`` or ``FILE:ARGUMENT``, each resolved and checked.
 
     Args:
-      named: the sweep file, whose ``get_sweep(argument)`` lists overrides of config files.
+      named: the sweep file, whose ``get_sweep(argument)`` lists overrides of config files; or a
+        config file, which is one point.
       num_steps: of every point, instead of what is said there; 0 leaves it.
+      grid: further axes, ``FIELD=VALUE,VALUE``: every point with each combination of their values.
 
     Raises:
       ConfigError: the file cannot serve, or a point of it; the message says which.
@@ -58,9 +61,16 @@ def load_sweep(named: str, num_steps: int = 0) -> Sweep:
         hint = f"sweeps here: {', '.join(found)}" if found else "run from the repository's root"
         raise ConfigError(f"no sweep file {path!r}; {hint}")
     module = configuration.load_module(path)
-    listed = list(configuration.call(module, "get_sweep", argument) or ())
+    if hasattr(module, "get_config") and not hasattr(module, "get_sweep"):
+        listed = [{"config": named}]
+    else:
+        listed = list(configuration.call(module, "get_sweep", argument) or ())
     if not listed:
         raise ConfigError(f"get_sweep of {path} returns no points")
+    if grid:
+        axes = command_line.grid(grid, configuration.load(listed[0]["config"]))
+        added = [dict(zip(axes, values, strict=True)) for values in product(*axes.values())]
+        listed = [point | more for point in listed for more in added]
     pilot = tuple(getattr(module, "PILOT", ()))
     points: dict[str, Point] = {}
     for number, overrides in enumerate(listed, 1):
@@ -87,16 +97,13 @@ def resolve(overrides: Mapping[str, Any]) -> Point:
         for name, value in overrides.items()
     }
     changes = {name: value for name, value in overrides.items() if name != "config"}
+    known = dict(fields(config))
     for name in changes:
-        _check_field(config, name)
+        if name not in known:
+            raise no_field(name, known)
     config.update_from_flattened_dict(changes)
     config = configuration.check(config)
     return Point(overrides, config, configuration.config_hash(config))
-
-
-def _check_field(config: ConfigDict, name: str) -> None:
-    if name not in dict(fields(config)):
-        raise ConfigError(f"the config has no field {name!r}")
 
 
 def swept(points: Sequence[Point]) -> list[str]:

@@ -1,7 +1,8 @@
 """Checks of a configuration: every error is one line with the field and what it may hold."""
 
 import difflib
-from collections.abc import Iterator, Sequence
+import re
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -22,6 +23,15 @@ def fields(config: ConfigDict, prefix: str = "") -> Iterator[tuple[str, Any]]:
             yield from fields(value, f"{prefix}{name}.")
         else:
             yield prefix + name, value
+
+
+def no_field(name: str, known: Sequence[str] | Mapping[str, Any]) -> ConfigError:
+    """The error of a name that is no field, with the nearest one."""
+    tops = dict.fromkeys(re.sub(r"\..*", ".*", field) for field in known)
+    near = [field for field in known if field.rpartition(".")[2] == name]
+    near = near or difflib.get_close_matches(name, known, 1, 0.5)
+    hint = f"did you mean {' or '.join(near)}?" if near else f"they are: {', '.join(tops)}"
+    return ConfigError(f"the config has no field {name!r}; {hint}")
 
 
 class Checks:

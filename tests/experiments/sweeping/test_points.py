@@ -21,6 +21,40 @@ def test_a_grid_is_all_combinations_the_last_axis_fastest():
     assert len(points) == 4
 
 
+def test_a_grid_of_the_command_line_varies_a_config_or_every_point_of_a_file(tmp_path, here):
+    axes = ["temperature.rate=1e-5,1e-4", "keep=best", "model.hidden_sizes=(),(32,16)"]
+    alone = points.load_sweep("configs/cat_vae.py:digits", grid=axes[:2])
+    assert [point.overrides for point in alone.points] == [
+        {"config": "configs/cat_vae.py:digits", "temperature.rate": rate, "keep": "best"}
+        for rate in (1e-5, 1e-4)
+    ]
+    path = write_sweep(tmp_path, [{"seed": 0}, {"seed": 1}])
+    both = points.load_sweep(str(path), num_steps=50, grid=axes[2:]).points
+    seen = [(p.config.seed, p.config.model.hidden_sizes, p.config.num_steps) for p in both]
+    assert seen == [(seed, sizes, 50) for seed in (0, 1) for sizes in ((), (32, 16))]
+
+
+@pytest.mark.parametrize(
+    ("axis", "message"),
+    [
+        ("temperature.rat=1", "the config has no field 'temperature.rat'; did you mean temperat"),
+        ("seed", "--grid takes each field once, as FIELD=VALUE,VALUE; got 'seed'"),
+        ("seed=", "--grid takes each field once"),
+        ("seed=0,1.5", "config.seed must be a whole number; got '1.5'"),
+        ("temperature.rate=low", "config.temperature.rate must be a number; got 'low'"),
+        ("model.center_inputs=maybe", "config.model.center_inputs must be true or false; got 'm"),
+        ("model.hidden_sizes=(3,x)", "config.model.hidden_sizes must be a tuple, such as "),
+        ("estimator=none", "point 1 of .*: config.estimator must be one of exact"),
+    ],
+)
+def test_an_axis_that_cannot_serve_is_reported_in_one_line(axis, message, here):
+    with pytest.raises(ConfigError, match=f"^{message}") as refusal:
+        points.load_sweep("configs/cat_vae.py:digits", grid=[axis])
+    assert "\n" not in str(refusal.value)
+    with pytest.raises(ConfigError, match="takes each field once"):
+        points.load_sweep("configs/cat_vae.py:digits", grid=["seed=1", "seed=2"])
+
+
 def test_sweep_files_and_points_that_cannot_serve_are_reported_in_one_line(tmp_path, here):
     def reports(path, pattern):
         with pytest.raises(ConfigError, match=pattern) as refusal:
