@@ -1,7 +1,8 @@
 """Checkpoints of a run: orbax's, each with a record by which it is verified when it is read.
 
-The record holds the digest of all arrays and the rows of metrics up to that step. So a checkpoint
-is the whole run: bits that changed on the disk are noticed, and a damaged metrics file is restored.
+The record holds the rows of metrics up to that step, the digest of all arrays, and one of the rows
+and the configuration. So a checkpoint is the whole run: bits that changed on the disk are noticed,
+and a damaged metrics file is restored.
 """
 
 import hashlib
@@ -16,9 +17,10 @@ import numpy as np
 from jax import random
 
 from experiments.running.terminal import say
+from experiments.storage import records
 from experiments.storage.errors import RecordError
 from experiments.storage.files import sync
-from experiments.storage.records import Rows, check_rows
+from experiments.storage.records import Rows
 
 _KEPT = 2
 _OVERHEAD = 300_000
@@ -38,11 +40,13 @@ class Checkpoints:
 
     Args:
       path: the folder; made when something is saved.
+      config: of the run, flat.
       read_only: nothing is saved, moved or removed.
     """
 
-    def __init__(self, path: Path, read_only: bool = False):
+    def __init__(self, path: Path, config: Mapping[str, Any], read_only: bool = False):
         self.path = path
+        self._config = config
         self._read_only = read_only
         self._open: Any = None
         self._unsynced: int | None = None
@@ -78,7 +82,10 @@ class Checkpoints:
             return
         self._finish_last()
         self.check_space(tree)
-        record = {"digest": digest(tree), "rows": list(rows)}
+        record = {
+            "digest": digest(tree), "rows": list(rows),
+            "digest_of_rows": records.digest(self._config, list(rows)),
+        }  # fmt: skip
         self._manager().save(
             step, args=ocp.args.Composite(
                 tree=ocp.args.StandardSave(jax.tree.map(plain, tree)),
@@ -139,9 +146,12 @@ class Checkpoints:
         )  # fmt: skip
         tree = jax.tree.map(_like, restored["tree"], like)
         record = restored["record"]
-        check_rows(record["rows"], f"{self.path / str(step)}")
+        records.check_rows(record["rows"], f"{self.path / str(step)}")
         if digest(tree) != record["digest"]:
             raise ValueError("its content is not what was saved")
+        of_rows = records.digest(self._config, record["rows"])
+        if of_rows != record.get("digest_of_rows", of_rows):  # an older version wrote none
+            raise ValueError("its rows, or config.json, are not what was saved")
         return Checkpoint(step, tree, record["rows"])
 
     def _put_aside(self, step: int) -> None:

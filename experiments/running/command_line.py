@@ -21,6 +21,9 @@ from experiments.running.terminal import say
 from experiments.storage.errors import RecordError, ReportError
 from experiments.tasks.checks import ConfigError, fields, no_field
 
+_LONGEST = 500
+"""Characters of a message."""
+
 
 def define_config() -> flags.FlagHolder:
     """Define ``--config``. Without a default: a default would parse sys.argv at import."""
@@ -63,7 +66,7 @@ def one_line_errors() -> Iterator[None]:
     except (ConfigError, DataError, RecordError, ReportError, OSError) as error:
         # Orbax leaves coroutines open over a damaged checkpoint, reported in 300 lines at exit.
         sys.unraisablehook = lambda _: None
-        sys.exit(f"error: {error}")
+        sys.exit(f"error: {_one_line(error)}")
     except PeerLost as error:
         say(f"stopped: {error}")
         sys.stdout.flush()
@@ -99,14 +102,17 @@ def _parse(argv: Sequence[str]) -> list[str]:
             if rest[1:]:
                 raise ConfigError(f"unexpected argument {rest[1]!r}; options start with --")
             return rest
-    except ConfigError as error:
-        message = str(error)
     except Exception as error:  # absl and ml_collections raise many kinds, some with long texts
-        message = " ".join(str(error).split())[:300]
-    else:
-        print(text)
-        sys.exit(0)
-    sys.exit(f"{program}: error: {message}")
+        sys.exit(f"{program}: error: {_one_line(error)}")
+    print(text)
+    sys.exit(0)
+
+
+def _one_line(error: Exception) -> str:
+    """What was given may be long: the beginning names it, the end says what was expected."""
+    text = " ".join(str(error).split())
+    half = _LONGEST // 2
+    return text if len(text) <= _LONGEST else f"{text[:half]} ... {text[-half:]}"
 
 
 def _joined(argv: Sequence[str]) -> list[str]:

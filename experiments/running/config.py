@@ -114,6 +114,10 @@ def from_fields(values: Mapping[str, Any]) -> ConfigDict:
             if part not in group:
                 group[part] = ConfigDict()
             group = group[part]
+            if not isinstance(group, ConfigDict):
+                raise ConfigError(f"config.{name}: {part!r} is a value, not a group of fields")
+        if isinstance(group.get(field), ConfigDict):
+            raise ConfigError(f"config.{name} is a group of fields, not a value")
         group[field] = tuple(value) if isinstance(value, list) else value
     return check(config)
 

@@ -4,7 +4,7 @@ config.json      the resolved config, flat
 provenance.json  command, git commit, versions, device; one entry for each start
 metrics.jsonl    one object a row, flushed as it comes
 checkpoints/     orbax, the last two
-result.json      written once, at the end
+result.json      written once, at the end, with a digest of config, metrics and result
 figures/         PNG
 damaged/         checkpoints that were found damaged, if any
 .lock            held by the process that runs here
@@ -60,7 +60,8 @@ class RunFolder:
         patience: float = 0,
     ):
         self.path = path
-        self.checkpoints = Checkpoints(path / "checkpoints")
+        self.checkpoints = Checkpoints(path / "checkpoints", config)
+        self._config = config
         self._rows: list[dict[str, Any]] = []
         self._lock: IO[str] | None = None
         self._result: dict[str, Any] | None = None
@@ -73,7 +74,7 @@ class RunFolder:
                 patience,
             )
             starts = self._read("provenance.json", records.check_starts, "remove it") or []
-            self._result = self._read("result.json", records.check_result, "remove it")
+            self._result = self._read_result()
             write_json(path / "config.json", dict(config))
             write_json(path / "provenance.json", [*starts, provenance()])
         except OSError as error:
@@ -125,6 +126,18 @@ class RunFolder:
             raise RunFolderError(f"{error}; {advice}") from None
         return value
 
+    def _read_result(self) -> dict[str, Any] | None:
+        """The checked result; None where there is none."""
+        if not (self.path / "result.json").exists():
+            return None
+        try:
+            return records.read_result(self.path)
+        except RecordError as error:
+            raise RunFolderError(
+                f"{error}; remove {self.path / 'result.json'} to end the run again from its last "
+                "checkpoint"
+            ) from None
+
     # --- metrics and result ---
 
     def append(self, row: Mapping[str, Any]) -> None:
@@ -144,7 +157,7 @@ class RunFolder:
 
     def write_result(self, result: Mapping[str, Any]) -> None:
         """Write result.json: the run is finished."""
-        write_json(self.path / "result.json", dict(result))
+        records.write_result(self.path, self._config, self._rows, result)
         self._result = finite(dict(result))
 
     # --- checkpoints ---
@@ -193,9 +206,7 @@ def read_config(path: Path) -> dict[str, Any]:
     """
     if not (path / "config.json").is_file():
         raise RunFolderError(f"{path} is not the folder of a run: it has no config.json")
-    config = read_json(path / "config.json")
-    records.check_config(config, str(path / "config.json"))
-    return config
+    return records.read_config(path)
 
 
 def read_checkpoint(path: Path, like: Any) -> Any:
@@ -204,7 +215,7 @@ def read_checkpoint(path: Path, like: Any) -> Any:
     Raises:
       RecordError: there is no checkpoint, or none can be read.
     """
-    checkpoints = Checkpoints(path / "checkpoints", read_only=True)
+    checkpoints = Checkpoints(path / "checkpoints", read_config(path), read_only=True)
     try:
         found = checkpoints.restore(like)
     finally:

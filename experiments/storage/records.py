@@ -5,19 +5,20 @@ A run leaves four files in its folder:
     config.json      the configuration, flat, with dotted names
     provenance.json  command, commit, versions and device, one entry for each start
     metrics.jsonl    one JSON object a line, with the step and the metrics measured there
-    result.json      written once, at the end
+    result.json      written once, at the end, with the SHA-256 of all but the provenance
 
 Metrics are named ``split/metric``, as in ``valid/nll``, ``test/accuracy`` or ``learned/baseline``.
 The number of samples behind a bound is a field of the configuration.
 """
 
+import hashlib
 import json
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from experiments.storage.errors import RecordError
-from experiments.storage.files import read_json
+from experiments.storage.files import finite, read_json, write_json
 
 PLACES = ("data.dir", "mesh.data")
 """Fields of a configuration that say where data are and where is computed, not what."""
@@ -30,6 +31,9 @@ _IS: Mapping[str, Callable[[Any], bool]] = {
         value is None or (isinstance(value, int | float) and not isinstance(value, bool))
     ),
 }
+PLACES = ("data.dir",)
+"""Fields of a configuration that say where files are, not what is computed."""
+
 _CONFIG = {"task": "text", "estimator": "text", "seed": "a whole number"}
 _RESULT = {"steps": "a whole number", "config_hash": "text"}
 _ROW = {"step": "a whole number"}
@@ -111,13 +115,52 @@ def read_run(folder: Path) -> Run:
       RecordError: a file is missing or malformed; the message names file, line, field, what was
         expected and what was found.
     """
-    config, result, starts = (
-        read_json(folder / f"{name}.json") for name in ("config", "result", "provenance")
-    )
-    check_config(config, str(folder / "config.json"))
-    check_result(result, str(folder / "result.json"))
+    result, config, starts = (
+        read_result(folder), read_config(folder), read_json(folder / "provenance.json")
+    )  # fmt: skip
     check_starts(starts, str(folder / "provenance.json"))
     return Run(config, result, read_rows(folder / "metrics.jsonl"), starts[-1], str(folder))
+
+
+def read_config(folder: Path) -> dict[str, Any]:
+    """The configuration of a run, flat; raises RecordError."""
+    config = read_json(folder / "config.json")
+    check_config(config, str(folder / "config.json"))
+    return config
+
+
+def read_result(folder: Path) -> dict[str, Any]:
+    """The result of a finished run.
+
+    Raises:
+      RecordError: it is missing or malformed, or not of the configuration and the rows beside it.
+    """
+    path = folder / "result.json"
+    result = read_json(path)
+    check_result(result, str(path))
+    if "digest" not in result:  # of a run that was finished before there were digests
+        return result
+    claimed = result.pop("digest")
+    if claimed != digest(read_config(folder), read_rows(folder / "metrics.jsonl"), result):
+        raise RecordError(
+            f"{folder}: config.json, metrics.jsonl or result.json is damaged: together they do not "
+            "have the SHA-256 that result.json gives"
+        )
+    return result
+
+
+def write_result(
+    folder: Path, config: Mapping[str, Any], rows: Rows, result: Mapping[str, Any]
+) -> None:
+    """Write the result of a run, with the digest by which damage is noticed."""
+    write_json(folder / "result.json", {**result, "digest": digest(config, rows, result)})
+
+
+def digest(config: Mapping[str, Any], *parts: Any) -> str:
+    """SHA-256 of a configuration, without its places, and of what belongs to it."""
+    what = {name: value for name, value in config.items() if name not in PLACES}
+    text = json.dumps(finite([what, *parts]), sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()
 
 
 def check_config(config: Any, where: str) -> None:
@@ -163,7 +206,7 @@ def read_rows(path: Path) -> list[dict[str, Any]]:
         where = f"{path}, line {number}"
         try:
             row = json.loads(line)
-        except ValueError:
+        except (ValueError, RecursionError):
             raise RecordError(f"{where}: expected a JSON object, got {_short(line)}") from None
         check_row(row, rows, where)
         rows.append(row)

@@ -14,7 +14,8 @@ from typing import Any, NamedTuple
 
 from experiments.running.interrupts import StopRequest
 from experiments.running.terminal import say
-from experiments.storage.files import read_json, write_json
+from experiments.storage.files import write_json
+from experiments.storage.records import read_result
 from experiments.sweeping import job as job_command
 from experiments.sweeping import workers
 from experiments.sweeping.points import Point
@@ -43,8 +44,8 @@ def log_of(workdir: Path, job: Sequence[Point]) -> Path:
 
 def result_of(workdir: Path, point: Point) -> dict[str, Any] | None:
     """The result of a point that is finished."""
-    path = folder(workdir, point) / "result.json"
-    return read_json(path) if path.exists() else None
+    run = folder(workdir, point)
+    return read_result(run) if (run / "result.json").exists() else None
 
 
 def command(workdir: Path, job: Sequence[Point]) -> list[str]:

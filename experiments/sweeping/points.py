@@ -71,7 +71,9 @@ def load_sweep(named: str, num_steps: int = 0, grid: Sequence[str] = ()) -> Swee
         axes = command_line.grid(grid, configuration.load(listed[0]["config"]))
         added = [dict(zip(axes, values, strict=True)) for values in product(*axes.values())]
         listed = [point | more for point in listed for more in added]
-    pilot = tuple(getattr(module, "PILOT", ()))
+    pilot = getattr(module, "PILOT", ())
+    if not isinstance(pilot, list | tuple) or not all(isinstance(name, str) for name in pilot):
+        raise ConfigError(f"PILOT of {path} must be a tuple of names of fields; got {pilot!r}")
     points: dict[str, Point] = {}
     for number, overrides in enumerate(listed, 1):
         try:
@@ -85,7 +87,7 @@ def load_sweep(named: str, num_steps: int = 0, grid: Sequence[str] = ()) -> Swee
     if len(chosen_by := {point.config.select for point in points.values()}) > 1:
         names = ", ".join(sorted(chosen_by))
         raise ConfigError(f"{path}: config.select must be the same in all points; got {names}")
-    return Sweep(list(points.values()), pilot)
+    return Sweep(list(points.values()), tuple(pilot))
 
 
 def resolve(overrides: Mapping[str, Any]) -> Point:

@@ -267,6 +267,15 @@ def test_grey_pixels_are_probabilities(digits):
     assert x[(x > 0) & (x < 1)].size > 0
 
 
+@pytest.mark.parametrize(
+    "changes", [{"data": True, "data.name": "digits"}, {"data.name": "digits", "data": True}]
+)
+def test_a_value_in_place_of_a_group_is_one_line(changes):
+    with pytest.raises(ConfigError, match=r"config\.data") as refusal:
+        configuration.from_fields({"task": "vae"} | changes)
+    assert "\n" not in str(refusal.value)
+
+
 def test_the_hash_sees_what_changes_numbers_and_not_where_data_lie():
     base = configuration.config_hash(with_fields())
     assert base == configuration.config_hash(with_fields(data__dir="elsewhere"))

@@ -66,6 +66,10 @@ def field(name: str, value: str = "") -> tuple[str, str]:
         ((DIGITS, "--config.num_step", "7"), ["'num_step'", "did you mean num_steps?"]),
         (field("model", "1"), ["config.model is a group", "model.num_latents"]),
         (field("num_steps", "1e3"), ["config.num_steps", "a whole number", "'1e3'"]),
+        (
+            field("control.eta", "x" * 10_000),
+            ["config.control.eta must be a number; got 'xxx", "xx'"],
+        ),
         (field("num_steps", "abc"), ["config.num_steps", "a whole number", "'abc'"]),
         (field("num_steps", "1.5"), ["config.num_steps", "a whole number", "'1.5'"]),
         (field("num_steps"), ["config.num_steps", "a whole number"]),

@@ -84,6 +84,7 @@ def test_a_number_that_is_not_finite_becomes_null(run, value):
     row = json.loads((run.path / "metrics.jsonl").read_text(), parse_constant=refuse)
     assert row == {"step": 1, "loss": None, "name": "x", "count": 3}
     result = json.loads((run.path / "result.json").read_text(), parse_constant=refuse)
+    assert result.pop("digest")
     assert result == {"test/nll": None, "steps": 1} == run.result()
 
 
@@ -155,6 +156,7 @@ def test_without_a_checkpoint_the_run_starts_anew(run):
 
 def test_result_is_none_until_it_is_written(run):
     assert run.result() is None
+    run.append({"step": 3, "loss": 1.0})
     run.write_result(RESULT)
     run.close()
     with open_run(run.path) as again:
@@ -218,7 +220,7 @@ def test_a_folder_that_cannot_be_written_is_refused(tmp_path):
     ("name", "advice"),
     [
         ("config.json", "choose another --workdir"),
-        ("result.json", "remove it"),
+        ("result.json", "to end the run again from its last checkpoint"),
         ("provenance.json", "remove it"),
     ],
 )
@@ -237,6 +239,32 @@ def test_a_damaged_file_is_named_with_what_to_do(run, name, advice, damage):
     (run.path / name).unlink()
     if name != "config.json":
         open_run(run.path).close()  # the lock is free
+
+
+@pytest.mark.parametrize("name", ["metrics.jsonl", "result.json"])
+def test_a_number_that_changed_after_the_end_is_noticed(saved, name):
+    """Each file is as well-formed as before; without the result, the run ends again."""
+    with open_run(saved.path) as run:
+        run.resume(tree(0))
+        run.write_result(RESULT | {"test/nll": 1.5})
+    open_run(saved.path).close()
+    file = saved.path / name
+    file.write_text(file.read_text().replace("1.5", "1.7", 1))
+    with pytest.raises(RunFolderError) as refusal:
+        open_run(saved.path)
+    assert "do not have the SHA-256" in one_line(refusal)
+    (saved.path / "result.json").unlink()
+    assert steps_after_resuming(saved)[0] == 4
+
+
+def test_a_checkpoint_belongs_to_its_config(saved):
+    """As read for classification, where no command line says what the config is."""
+    read_checkpoint(saved.path, tree(0))
+    config = saved.path / "config.json"
+    config.write_text(config.read_text().replace('"rloo"', '"reinforce"'))
+    with pytest.raises(RecordError) as refusal:
+        read_checkpoint(saved.path, tree(0))
+    assert "config.json" in one_line(refusal)
 
 
 @pytest.mark.parametrize("name", ["checkpoints", "figures", "events"])
@@ -293,7 +321,19 @@ def change_record(folder):
     file.write_text(file.read_text().replace('"digest": "', '"digest": "0'))
 
 
-@pytest.mark.parametrize("damage", [damage_largest, remove_arrays, change_record])
+def change_row(folder):
+    file = next((folder / "record").rglob("metadata"))
+    assert '"loss": 1.5' in file.read_text()
+    file.write_text(file.read_text().replace('"loss": 1.5', '"loss": 1.7'))
+
+
+def nest_record(folder):
+    next((folder / "record").rglob("metadata")).write_text("[" * 100_000)
+
+
+@pytest.mark.parametrize(
+    "damage", [damage_largest, remove_arrays, change_record, change_row, nest_record]
+)
 def test_a_damaged_checkpoint_is_put_aside_and_the_one_before_resumes(saved, damage, capsys):
     damage(saved.path / "checkpoints" / "4")
     assert steps_after_resuming(saved) == (2, [1, 2, 3])

@@ -6,7 +6,7 @@ import math
 import pytest
 
 from experiments.storage.errors import RecordError
-from experiments.storage.records import read_run
+from experiments.storage.records import read_run, write_result
 
 CONFIG = {"task": "vae", "estimator": "gumbel_softmax", "seed": 0}
 RESULT = {"steps": 20, "config_hash": "a", "valid/nll": 110.0, "test/nll": None}
@@ -30,6 +30,25 @@ def test_a_run_is_what_its_folder_holds(tmp_path):
     assert math.isnan(run.value("test/nll"))
     with pytest.raises(RecordError, match="field 'test/accuracy': expected a number, got nothing"):
         run.value("test/accuracy")
+
+
+@pytest.mark.parametrize(
+    ("name", "old", "new"),
+    [
+        ("config.json", '"seed": 0', '"seed": 1'),
+        ("metrics.jsonl", "111.0", "117.0"),
+        ("result.json", "110.0", "117.0"),
+    ],
+)
+def test_a_number_that_changed_on_the_disk_is_noticed(tmp_path, name, old, new):
+    write_result(write(tmp_path), CONFIG | {"data.dir": "/elsewhere"}, ROWS, RESULT)
+    assert read_run(tmp_path).result == RESULT
+    text = (tmp_path / name).read_text()
+    assert old in text
+    (tmp_path / name).write_text(text.replace(old, new))
+    with pytest.raises(RecordError, match="do not have the SHA-256") as refusal:
+        read_run(tmp_path)
+    assert "\n" not in str(refusal.value)
 
 
 @pytest.mark.parametrize(
@@ -91,7 +110,7 @@ def test_a_malformed_record_is_one_line(parts, message, tmp_path):
 
 
 @pytest.mark.parametrize("name", ["config.json", "provenance.json", "result.json", "metrics.jsonl"])
-@pytest.mark.parametrize("damage", [None, b"\xff\xfe\x00 not text"])
+@pytest.mark.parametrize("damage", [None, b"\xff\xfe\x00 not text", b"[" * 100_000])
 def test_a_missing_or_damaged_file_is_named(name, damage, tmp_path):
     path = write(tmp_path) / name
     path.unlink()
@@ -100,4 +119,9 @@ def test_a_missing_or_damaged_file_is_named(name, damage, tmp_path):
     with pytest.raises(RecordError) as refusal:
         read_run(tmp_path)
     assert str(path) in str(refusal.value)
-    assert ("cannot be read" if damage is None else "is damaged") in str(refusal.value)
+    expected = (
+        "cannot be read" if damage is None
+        else "expected a JSON object" if name == "metrics.jsonl" and b"[" in damage
+        else "is damaged"
+    )  # fmt: skip
+    assert expected in str(refusal.value)

@@ -30,10 +30,14 @@ def annealing(num_steps):
     return points.load_sweep(named, num_steps=num_steps).points
 
 
+END = {"steps": 1, "config_hash": "", "maximize": False}
+"""What every result has."""
+
+
 def finish(workdir, point, **numbers):
     folder = jobs.folder(workdir, point)
     folder.mkdir(parents=True)
-    (folder / "result.json").write_text(json.dumps(numbers))
+    (folder / "result.json").write_text(json.dumps(END | numbers))
 
 
 def rows_of(path):
@@ -51,9 +55,9 @@ def acts(monkeypatch, code):
 import json, os, signal, sys
 from pathlib import Path
 folders, hashes = {folders!r}, {hashes!r}
-def finish(folder):
+def finish(folder, nll=1.0):
     Path(folder).mkdir(parents=True, exist_ok=True)
-    (Path(folder) / "result.json").write_text(json.dumps({{"valid/nll": 1.0, "maximize": False}}))
+    (Path(folder) / "result.json").write_text(json.dumps({{"valid/nll": nll}} | {END!r}))
 count = Path({str(workdir)!r}) / hashes[0]
 attempt = int(count.read_text()) + 1 if count.exists() else 0
 count.write_text(str(attempt))

@@ -105,12 +105,7 @@ def test_one_run_serves_all_points_that_are_the_same(tmp_path, here, monkeypatch
     assert [len(same) for same in runs] == [2, 4, 2, 2, 2]
     # Trained before equal points were found: a result that is there is used.
     finish(tmp_path, runs[1][3], **{"valid/nll": 10.0, "test/nll": 12.0, "maximize": False})
-    acts(
-        monkeypatch,
-        "Path(folders[0]).mkdir(parents=True)\n"
-        "(Path(folders[0]) / 'result.json').write_text(\n"
-        '    \'{"valid/nll": 20.0, "maximize": false}\')',
-    )
+    acts(monkeypatch, "finish(folders[0], 20.0)")
     ended = outcomes.run(listed, tmp_path, workers.LocalWorkers(2))
     assert [one.point for one in ended] == listed
     assert len(list((tmp_path / "points").iterdir())) == 5

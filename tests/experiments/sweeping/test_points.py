@@ -71,6 +71,9 @@ def test_sweep_files_and_points_that_cannot_serve_are_reported_in_one_line(tmp_p
     reports(write_sweep(tmp_path, []), "returns no points")
     path.write_text("PILOT = ('lr',)\n" + write_sweep(tmp_path, [{}]).read_text())
     reports(path, "PILOT of .*: no config of its points has the field 'lr'")
+    for wrong in ("None", "3", "'seed'", "(3,)"):
+        path.write_text(f"PILOT = {wrong}\n" + write_sweep(tmp_path, [{}]).read_text())
+        reports(path, "PILOT of .* must be a tuple of names of fields")
     path = write_sweep(tmp_path, [{"select": "rate"}, {"select": "nll"}])
     reports(path, "tiny.py: config.select must be the same in all points; got nll, rate")
     path.write_text("def get_sweep():\n    return 1 / 0\n")
