@@ -115,7 +115,7 @@ def test_what_is_imported_is_required():
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     hard = requirements(project["dependencies"])
     extra = requirements(project["optional-dependencies"]["experiments"])
-    own = {"gsm", "experiments", "configs", "scripts", *sys.stdlib_module_names}
+    own = {"gsm", "experiments", "configs", "scripts", "tests", *sys.stdlib_module_names}
     for folder in ("experiments", "configs", "scripts", "examples"):
         optional = OPTIONAL if folder != "examples" else OF_EXAMPLES
         for path in (ROOT / folder).rglob("*.py"):

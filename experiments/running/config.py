@@ -40,7 +40,7 @@ def load_module(path: str) -> ModuleType:
     assert spec is not None
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
-    with _as_config_error(path):
+    with errors_of(path):
         spec.loader.exec_module(module)
     return module
 
@@ -51,12 +51,13 @@ def call(module: ModuleType, name: str, argument: str) -> Any:
     function = getattr(module, name, None)
     if function is None:
         raise ConfigError(f"{path} has no function {name}(argument)")
-    with _as_config_error(path):
+    with errors_of(path):
         return function(*[argument] if argument else [])
 
 
 @contextlib.contextmanager
-def _as_config_error(path: str | None) -> Iterator[None]:
+def errors_of(path: str | None) -> Iterator[None]:
+    """What a file of the user's raises becomes a ConfigError, in one line."""
     try:
         yield
     except ConfigError:
@@ -76,7 +77,7 @@ def check(config: ConfigDict) -> ConfigDict:
     checks = Checks(config)
     checks.require("task", isinstance(config.get("task"), str), "the name of a task")
     task = tasks.find(config.task)
-    checks.types(task.default_config(config.data.name if "data" in config else ""))
+    checks.types(task.default_config(checks.values.get("data.name", "")))
 
     checks.one_of("estimator", tuple(ESTIMATORS))
     checks.one_of("signal.baseline", learned.BASELINES)

@@ -31,9 +31,6 @@ _IS: Mapping[str, Callable[[Any], bool]] = {
         value is None or (isinstance(value, int | float) and not isinstance(value, bool))
     ),
 }
-PLACES = ("data.dir",)
-"""Fields of a configuration that say where files are, not what is computed."""
-
 _CONFIG = {"task": "text", "estimator": "text", "seed": "a whole number"}
 _RESULT = {"steps": "a whole number", "config_hash": "text"}
 _ROW = {"step": "a whole number"}

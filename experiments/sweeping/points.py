@@ -64,7 +64,8 @@ def load_sweep(named: str, num_steps: int = 0, grid: Sequence[str] = ()) -> Swee
     if hasattr(module, "get_config") and not hasattr(module, "get_sweep"):
         listed = [{"config": named}]
     else:
-        listed = list(configuration.call(module, "get_sweep", argument) or ())
+        with configuration.errors_of(path):  # a generator runs here
+            listed = list(configuration.call(module, "get_sweep", argument) or ())
     if not listed:
         raise ConfigError(f"get_sweep of {path} returns no points")
     if grid:

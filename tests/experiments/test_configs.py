@@ -268,10 +268,14 @@ def test_grey_pixels_are_probabilities(digits):
 
 
 @pytest.mark.parametrize(
-    "changes", [{"data": True, "data.name": "digits"}, {"data.name": "digits", "data": True}]
-)
-def test_a_value_in_place_of_a_group_is_one_line(changes):
-    with pytest.raises(ConfigError, match=r"config\.data") as refusal:
+    "changes",
+    [
+        {"data": True, "data.name": "digits"}, {"data.name": "digits", "data": True},
+        {"data": True}, {"data.dir": ""},
+    ],
+)  # fmt: skip
+def test_a_value_in_place_of_a_group_or_no_data_set_is_one_line(changes):
+    with pytest.raises(ConfigError, match=r"config\.(data|batch_size)") as refusal:
         configuration.from_fields({"task": "vae"} | changes)
     assert "\n" not in str(refusal.value)
 

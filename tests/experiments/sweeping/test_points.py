@@ -78,6 +78,10 @@ def test_sweep_files_and_points_that_cannot_serve_are_reported_in_one_line(tmp_p
     reports(path, "tiny.py: config.select must be the same in all points; got nll, rate")
     path.write_text("def get_sweep():\n    return 1 / 0\n")
     reports(path, "raises ZeroDivisionError: division by zero")
+    path.write_text("def get_sweep():\n    yield 1 / 0\n")
+    reports(path, "raises ZeroDivisionError: division by zero")
+    path.write_text("def get_sweep():\n    return 3\n")
+    reports(path, "raises TypeError: 'int' object is not iterable")
     path.write_text("")
     reports(path, r"has no function get_sweep\(argument\)")
 
