@@ -14,10 +14,12 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
+from absl import logging
+
 from experiments.running.terminal import say
 from experiments.storage.files import write_atomically
 from experiments.storage.provenance import provenance
-from tests.faults import malformed, outcomes
+from tests.faults import folders, malformed, outcomes
 from tests.faults.outcomes import Case
 
 _MALFORMED = {
@@ -32,7 +34,11 @@ def _malformed(share: float, folder: Path) -> Iterator[Case]:
         yield from malformed.campaign(kind, max(1, round(share * number)), folder)
 
 
-CAMPAIGNS = {"malformed": _malformed}
+def _folders(share: float, folder: Path) -> Iterator[Case]:
+    yield from folders.campaign(max(2, round(share * 200)), folder)
+
+
+CAMPAIGNS = {"malformed": _malformed, "folders": _folders}
 
 
 def main() -> None:
@@ -41,6 +47,7 @@ def main() -> None:
     parser.add_argument("--share", type=float, default=1.0, help="of each campaign")
     parser.add_argument("--out", default="results/reliability.md", help="the file")
     given = parser.parse_args()
+    logging.set_verbosity(logging.FATAL)  # as the commands do
     start, cases = time.monotonic(), []
     for name in given.campaign or CAMPAIGNS:
         with tempfile.TemporaryDirectory() as folder:

@@ -2,7 +2,9 @@
 
 The record holds the rows of metrics up to that step, the digest of all arrays, and one of the rows
 and the configuration. So a checkpoint is the whole run: bits that changed on the disk are noticed,
-and a damaged metrics file is restored.
+and a damaged metrics file is restored. Once it is on the disk, ``checkpoints.json`` beside the
+folder gets the SHA-256 of each of its files: what is not whole is not given to orbax, whose threads
+print pages about it.
 """
 
 import hashlib
@@ -19,7 +21,7 @@ from jax import random
 from experiments.running.terminal import say
 from experiments.storage import records
 from experiments.storage.errors import RecordError
-from experiments.storage.files import sync
+from experiments.storage.files import read_json, sync, write_json
 from experiments.storage.records import Rows
 
 _KEPT = 2
@@ -41,12 +43,14 @@ class Checkpoints:
     Args:
       path: the folder; made when something is saved.
       config: of the run, flat.
-      read_only: nothing is saved, moved or removed.
+      read_only: nothing is saved, moved or removed, and the last checkpoint is read or none: an
+        earlier one would give another answer than the one that was asked for.
     """
 
     def __init__(self, path: Path, config: Mapping[str, Any], read_only: bool = False):
         self.path = path
         self._config = config
+        self._digests_path = path.with_name(f"{path.name}.json")
         self._read_only = read_only
         self._open: Any = None
         self._unsynced: int | None = None
@@ -82,6 +86,8 @@ class Checkpoints:
             return
         self._finish_last()
         self.check_space(tree)
+        if str(step) in (known := self._digests()):  # of one that was put aside or removed
+            write_json(self._digests_path, {k: v for k, v in known.items() if k != str(step)})
         record = {
             "digest": digest(tree), "rows": list(rows),
             "digest_of_rows": records.digest(self._config, list(rows)),
@@ -117,7 +123,10 @@ class Checkpoints:
           RecordError: there are checkpoints, and none can be read as that form.
         """
         failed: list[tuple[int, str]] = []
-        for step in self.steps():
+        steps = self.steps()
+        if self._read_only:
+            steps = sorted({*steps, *map(int, self._digests())}, reverse=True)[:1]
+        for step in steps:
             try:
                 found = self._read(step, like)
             except Exception as error:  # orbax raises many kinds, some of them plain Exception
@@ -130,14 +139,21 @@ class Checkpoints:
         if failed:
             each = "; ".join(f"step {step:,}: {reason}" for step, reason in failed)
             raise RecordError(
-                f"no checkpoint in {self.path} can be read ({each}); remove that folder to start "
-                "the run anew"
+                f"no checkpoint in {self.path} can be read ({each}); "
+                + (
+                    "the command that trained it resumes from the one before"
+                    if self._read_only
+                    else "remove that folder to start the run anew"
+                )
             )
         return None
 
     def _read(self, step: int, like: Any) -> Checkpoint:
         import orbax.checkpoint as ocp
 
+        expected = self._digests().get(str(step))  # none if the process was killed just then
+        if expected is not None and expected != _digests_of(self.path / str(step)):
+            raise ValueError("its files are not what was written")
         template = jax.tree.map(plain, like)
         restored = self._manager().restore(
             step, args=ocp.args.Composite(
@@ -163,6 +179,15 @@ class Checkpoints:
         os.replace(self.path / str(step), aside / f"{step}-{number}")
         self._manager().reload()
 
+    def _digests(self) -> dict[str, Any]:
+        """The digests of files by step; empty where the file is missing or damaged itself."""
+        try:
+            found = read_json(self._digests_path)
+        except RecordError:
+            return {}
+        whole = isinstance(found, dict) and all(step.isdecimal() for step in found)
+        return found if whole else {}
+
     def _finish_last(self) -> None:
         """Wait until what was saved is on disk, so that a loss of power leaves it whole."""
         if self._unsynced is not None:
@@ -170,6 +195,9 @@ class Checkpoints:
             try:
                 self._manager().wait_until_finished()
                 sync(self.path / str(step))
+                known = self._digests() | {str(step): _digests_of(self.path / str(step))}
+                kept = set(map(str, self.steps()))
+                write_json(self._digests_path, {k: v for k, v in known.items() if k in kept})
             except Exception as error:  # of a thread of orbax's, in many kinds
                 raise RecordError(
                     f"the checkpoint of step {step:,} could not be written in {self.path} "
@@ -199,6 +227,15 @@ def plain(leaf: Any) -> np.ndarray:
 def _like(array: np.ndarray, leaf: Any) -> jax.Array:
     """A plain array as the kind of leaf that it was, on the default device."""
     return random.wrap_key_data(jnp.asarray(array)) if is_key(leaf) else jnp.asarray(array)
+
+
+def _digests_of(folder: Path) -> dict[str, str]:
+    """SHA-256 of each file in a folder."""
+    return {
+        str(path.relative_to(folder)): hashlib.sha256(path.read_bytes()).hexdigest()
+        for path in sorted(folder.rglob("*"))
+        if path.is_file()
+    }
 
 
 def digest(tree: Any) -> str:

@@ -4,6 +4,7 @@ config.json      the resolved config, flat
 provenance.json  command, git commit, versions, device; one entry for each start
 metrics.jsonl    one object a row, flushed as it comes
 checkpoints/     orbax, the last two
+checkpoints.json SHA-256 of their files
 result.json      written once, at the end, with a digest of config, metrics and result
 figures/         PNG
 damaged/         checkpoints that were found damaged, if any
@@ -210,10 +211,10 @@ def read_config(path: Path) -> dict[str, Any]:
 
 
 def read_checkpoint(path: Path, like: Any) -> Any:
-    """The last whole checkpoint of a run as a pytree of the form of ``like``, nothing touched.
+    """The last checkpoint of a run as a pytree of the form of ``like``, nothing touched.
 
     Raises:
-      RecordError: there is no checkpoint, or none can be read.
+      RecordError: there is no checkpoint, or the last one is damaged.
     """
     checkpoints = Checkpoints(path / "checkpoints", read_config(path), read_only=True)
     try:

@@ -91,8 +91,9 @@ class Checks:
     def below_one(self, *names: str) -> None:
         """Fields are at least 0 and below 1 in float32."""
         for name in names:
-            in_float32 = float(np.float32(self.values[name]))
-            self.require(name, 0 <= in_float32 < 1, "at least 0 and below 1 in float32")
+            value = self.values[name]  # first as it is: float32 warns of what it cannot hold
+            below = 0 <= value < 1 and np.float32(value) < 1
+            self.require(name, bool(below), "at least 0 and below 1 in float32")
 
     def sizes(self, *names: str) -> None:
         """Fields are tuples of positive whole numbers."""

@@ -208,8 +208,8 @@ _VALUES = st.one_of(
 
 _CHOICES = (
     *ESTIMATORS, *training.OPTIMIZERS, *learned.BASELINES, *schedules.SCHEDULES,
-    *data.BINARIZATIONS, *vae.KL_FORMS, "elbo", "iwae", "vimco", "nll", "accuracy", "last", "best", "digits",
-    "zero_one", "plus_minus_one",
+    *data.BINARIZATIONS, *vae.KL_FORMS, "elbo", "iwae", "vimco", "nll", "accuracy", "last", "best",
+    "digits", "zero_one", "plus_minus_one",
 )  # fmt: skip
 
 

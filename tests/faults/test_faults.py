@@ -2,7 +2,7 @@
 
 import pytest
 
-from tests.faults import malformed, outcomes
+from tests.faults import folders, malformed, outcomes
 
 
 def check(cases):
@@ -14,4 +14,11 @@ def check(cases):
 def test_malformed_input_is_refused_in_one_line(kind, tmp_path):
     cases = list(malformed.campaign(kind, 10, tmp_path))
     assert len(cases) == 10
+    check(cases)
+
+
+@pytest.mark.parametrize("number", [6, pytest.param(100, marks=pytest.mark.slow)])
+def test_damage_to_a_folder_is_repaired_or_named(number, tmp_path):
+    cases = list(folders.campaign(number, tmp_path))
+    assert len(cases) == 3 * number
     check(cases)

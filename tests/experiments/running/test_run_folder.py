@@ -327,6 +327,29 @@ def change_row(folder):
     file.write_text(file.read_text().replace('"loss": 1.5', '"loss": 1.7'))
 
 
+def remove_all(folder):
+    import shutil
+
+    shutil.rmtree(folder)
+
+
+def test_a_checkpoint_that_is_gone_is_missed(saved):
+    """The one before would answer another question."""
+    remove_all(saved.path / "checkpoints" / "4")
+    with pytest.raises(RecordError, match=r"can be read \(step 4: ") as refusal:
+        read_checkpoint(saved.path, tree(0))
+    one_line(refusal)
+    assert steps_after_resuming(saved) == (2, [1, 2, 3])
+
+
+@pytest.mark.parametrize("digests", ["", "[]", '{"four": {}}', "{}"])
+def test_without_the_digests_of_its_files_a_checkpoint_is_checked_by_its_own(saved, digests):
+    (saved.path / "checkpoints.json").write_text(digests)
+    assert read_checkpoint(saved.path, tree(0))["step"] == 4
+    change_row(saved.path / "checkpoints" / "4")
+    assert steps_after_resuming(saved) == (2, [1, 2, 3])
+
+
 def nest_record(folder):
     next((folder / "record").rglob("metadata")).write_text("[" * 100_000)
 
@@ -336,6 +359,8 @@ def nest_record(folder):
 )
 def test_a_damaged_checkpoint_is_put_aside_and_the_one_before_resumes(saved, damage, capsys):
     damage(saved.path / "checkpoints" / "4")
+    with pytest.raises(RecordError, match=r"can be read \(step 4: .*resumes from the one before"):
+        read_checkpoint(saved.path, tree(0))
     assert steps_after_resuming(saved) == (2, [1, 2, 3])
     assert "the checkpoint of step 4 is damaged" in capsys.readouterr().err
     assert [path.name for path in (saved.path / "damaged").iterdir()] == ["4-0"]
