@@ -238,9 +238,9 @@ def guide() -> str:
         the gradient without noise. For the class of an image, one variable of ten classes, it is
         more accurate than `rloo` in Table 2: {correct("exact")}, `rloo` {correct("rloo")}
         (`gumbel_softmax` {correct("gumbel_softmax")}). If f can be evaluated for each class of
-        each variable in little more than the time of one evaluation: `local_expectation`, of variance
-        {var("local_expectation")} where `rloo` has {var("rloo")}. Where each of its n k + 1
-        evaluations has its price it is not worth it: at {_MANY} evaluations its error is
+        each variable in little more than the time of one evaluation: `local_expectation`, of
+        variance {var("local_expectation")} where `rloo` has {var("rloo")}. Where each of its
+        n k + 1 evaluations has its price it is not worth it: at {_MANY} evaluations its error is
         {many("local_expectation")}, that of `rloo` {many("rloo")}.""",
         f"""**Is f differentiable, also inside the simplex?** `gumbel_softmax`. In each column of
         Table 1 it is within 1 nat of the lowest comparable cell. It has a bias,
@@ -289,10 +289,10 @@ def why() -> list[str]:
         prose(
             f"""The cosine of one estimate says how noisy it is: without bias it is about
             1 / sqrt(1 + variance), {float(real["rloo"]["cosine"]):.2f} for `rloo` with four
-            evaluations. But training does not follow one estimate. A minibatch of 100 images, Adam's mean over
-            about ten steps, and small steps one after the other average the noise, so that the
-            mean estimate decides: that of `gumbel_softmax` has a cosine of {of_mean:.2f} with the
-            gradient, and descends. What remains of the noise is less for the price than that of
+            evaluations. But training does not follow one estimate. A minibatch of 100 images,
+            Adam's mean over about ten steps, and small steps one after the other average the noise,
+            so that the mean estimate decides: that of `gumbel_softmax` has a cosine of
+            {of_mean:.2f} with the gradient, and descends. What remains of the noise is less for the price than that of
             the unbiased ones (the errors with {_FEW} evaluations)."""
         ),
         prose(
@@ -371,8 +371,8 @@ def page() -> str:
         *why(),
         "## A model whose gradient is known",
         prose(
-            f"""A VAE with two latents of eight classes has 64 outcomes, so its gradient is exact. It
-            was trained with Gumbel-Softmax for {small_step:,} steps; then each estimator
+            f"""A VAE with two latents of eight classes has 64 outcomes, so its gradient is exact.
+            It was trained with Gumbel-Softmax for {small_step:,} steps; then each estimator
             estimated the gradient of one minibatch {keys:,} times ({_where('small_vae')}):"""
         ),
         measured_table(small),
