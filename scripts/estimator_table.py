@@ -292,8 +292,8 @@ def why() -> list[str]:
             evaluations. But training does not follow one estimate. A minibatch of 100 images,
             Adam's mean over about ten steps, and small steps one after the other average the noise,
             so that the mean estimate decides: that of `gumbel_softmax` has a cosine of
-            {of_mean:.2f} with the gradient, and descends. What remains of the noise is less for the price than that of
-            the unbiased ones (the errors with {_FEW} evaluations)."""
+            {of_mean:.2f} with the gradient, and descends. What remains of the noise is less for the
+            price than that of the unbiased ones (the errors with {_FEW} evaluations)."""
         ),
         prose(
             """Late in training there is a second reason. A model stands where the mean gradient of
