@@ -69,6 +69,11 @@ _OPEN_RAY = flags.DEFINE_bool(
     "With --backend=ray, no $RAY_ADDRESS: start a Ray of this machine alone, some of whose ports "
     "listen on all network interfaces.",
 )  # fmt: skip
+_SHARE = flags.DEFINE_string(
+    "share", None,
+    "I/N: train share I, from 0, of N shares of the sweep only, as task I of a cluster's array of "
+    "N tasks; the same command without it then writes the outcome of all.",
+)  # fmt: skip
 _RETRIES = flags.DEFINE_integer(
     "retries", 2, "Times that a killed job is started again.", lower_bound=0
 )
@@ -84,6 +89,11 @@ def main() -> None:
         sweep = points.load_sweep(named, _NUM_STEPS.value, _GRID.value)
     if _PILOT_STEPS.value and not sweep.pilot:
         raise ConfigError(f"--pilot_steps: {named} names no fields in PILOT")
+    full, name = sweep.points, "sweep"
+    if _SHARE.value is not None:
+        if _PILOT_STEPS.value:
+            raise ConfigError("--share: pilots choose among all points; run them without --share")
+        full, name = _share(_SHARE.value, full)
     place = _place()
     path, _, argument = named.partition(":")
     varied = [axis.partition("=")[0] for axis in _GRID.value]
@@ -91,12 +101,13 @@ def main() -> None:
     workdir = Path(_WORKDIR.value or f"runs/{default}")
     workdir.mkdir(parents=True, exist_ok=True)
     # Held to the end: two sweeps would take each other's runs for failed ones.
-    held = lock(workdir / ".lock", f"runs a sweep in {workdir}; wait, or choose another --workdir")
+    lock_file = workdir / f".lock{'' if name == 'sweep' else '-' + name}"
+    held = lock(lock_file, f"runs a sweep in {workdir}; wait, or choose another --workdir")
     together = _TOGETHER.value or (64 if _accelerated(place) else 1)
     run = functools.partial(
         outcomes.run, workdir=workdir, place=place, together=together, retries=_RETRIES.value
     )
-    full, failed = sweep.points, 0
+    failed = 0
     try:
         if _PILOT_STEPS.value:
             short = points.pilots(sweep, _PILOT_STEPS.value)
@@ -110,7 +121,7 @@ def main() -> None:
             full = points.chosen(sweep, costs)
             if not full:
                 sys.exit(f"all {len(short)} pilots failed; logs in {workdir / 'logs'}")
-        ended = run(full)
+        ended = run(full, name=name)
     except KeyboardInterrupt:
         say("the same command resumes the sweep")
         sys.exit(130)
@@ -118,6 +129,21 @@ def main() -> None:
         held.close()
     if failed := failed + sum(one.result is None for one in ended):
         sys.exit(f"{failed} points failed; logs in {workdir / 'logs'}")
+
+
+def _share(share: str, listed: list[points.Point]) -> tuple[list[points.Point], str]:
+    """The points of share I of N, and the name of its outcome. Raises ConfigError."""
+    index, _, number = share.partition("/")
+    # Points that are the same run stay together.
+    runs = points.runs(listed)
+    if not (index.isdecimal() and number.isdecimal() and int(index) < int(number)):
+        raise ConfigError(f"--share must be I/N with I from 0 to N - 1, such as 0/8; got {share!r}")
+    if int(index) >= len(runs):
+        raise ConfigError(
+            f"--share={share}: the sweep has {len(runs)} runs; nothing is left for it"
+        )
+    mine = [point for same in runs[int(index) :: int(number)] for point in same]
+    return mine, f"sweep-{index}-of-{number}"
 
 
 def _place() -> workers.Workers | None:

@@ -1,5 +1,6 @@
 """``experiments.sweep`` as a user types it: points that finish, fail, resume, are chosen."""
 
+import os
 import signal
 import subprocess
 import sys
@@ -8,7 +9,8 @@ import time
 import matplotlib.image
 import pytest
 
-from tests.experiments.runs import ROOT
+from experiments import sweep
+from tests.experiments.runs import ROOT, here
 from tests.experiments.sweeping.stand_ins import rows_of, write_sweep
 
 
@@ -32,6 +34,39 @@ def wait_for_rows(workdir):
             return
         time.sleep(0.05)
     raise AssertionError("no rows")
+
+
+@pytest.mark.slow
+def test_shares_of_a_slurm_array_are_the_sweep(tmp_path):
+    """The script as SLURM starts it; then the same sweep without a share collects."""
+    path = write_sweep(tmp_path, [{"seed": seed} for seed in range(3)])
+    options = (f"--sweep={path}", f"--workdir={tmp_path / 'run'}")
+    for index in range(2):
+        task = {"SLURM_ARRAY_TASK_ID": f"{index}", "SLURM_ARRAY_TASK_COUNT": "2"}
+        done = subprocess.run(
+            ["bash", "scripts/sweep.slurm", *options],
+            cwd=ROOT, capture_output=True, text=True, check=False,
+            env=os.environ | task | {"PYTHON": sys.executable},
+        )  # fmt: skip
+        assert done.returncode == 0, done.stderr
+        assert len(list((tmp_path / "run" / "points").iterdir())) == (2, 3)[index]
+    starts = {p: p.read_text() for p in tmp_path.glob("run/points/*/provenance.json")}
+    assert command(*options).returncode == 0
+    assert sorted(row["seed"] for row in runs_of(tmp_path / "run")) == ["0", "1", "2"]
+    assert starts == {p: p.read_text() for p in tmp_path.glob("run/points/*/provenance.json")}
+
+
+@pytest.mark.parametrize(
+    ("share", "message"),
+    [
+        ("2/2", "must be I/N with I from 0 to N - 1, such as 0/8; got '2/2'"),
+        ("a", "must be I/N with I from 0 to N - 1, such as 0/8; got 'a'"),
+        ("5/6", "the sweep has 1 runs; nothing is left for it"),
+    ],
+)
+def test_a_share_that_cannot_be_is_refused(share, message, tmp_path):
+    options = (f"--sweep={write_sweep(tmp_path, [{}])}", f"--share={share}")
+    assert message in str(here(sweep.main, *options))
 
 
 @pytest.mark.slow
