@@ -234,29 +234,30 @@ def guide() -> str:
 
     times = float(real["gumbel_rao"]["relative_time"])
     items = (
-        f"""**Can the outcomes be enumerated?** If f can be evaluated at all kⁿ of them: `exact`,
-        the gradient without noise. For the class of an image, one variable of ten classes, it is
-        more accurate than `rloo` in Table 2: {correct("exact")}, `rloo` {correct("rloo")}
-        (`gumbel_softmax` {correct("gumbel_softmax")}). If f can be evaluated for each class of
-        each variable in little more than the time of one evaluation: `local_expectation`, of
-        variance {var("local_expectation")} where `rloo` has {var("rloo")}. Where each of its
-        n k + 1 evaluations has its price it is not worth it: at {_MANY} evaluations its error is
-        {many("local_expectation")}, that of `rloo` {many("rloo")}.""",
-        f"""**Is f differentiable, also inside the simplex?** `gumbel_softmax`. In each column of
-        Table 1 it is within 1 nat of the lowest comparable cell. It has a bias,
+        f"""**Can the outcomes be enumerated?** If f can be evaluated at all kⁿ of them:
+        `exact`, the gradient without noise. For the class of an image, one variable of ten
+        classes, it is more accurate than `rloo` in Table 2: {correct("exact")}, `rloo`
+        {correct("rloo")} (`gumbel_softmax` {correct("gumbel_softmax")}). If f can be evaluated
+        for each class of each variable in little more than the time of one evaluation:
+        `local_expectation`, of variance {var("local_expectation")} where `rloo` has
+        {var("rloo")}. Where each of its n k + 1 evaluations has its price it is not worth it:
+        at {_MANY} evaluations its error is {many("local_expectation")}, that of `rloo`
+        {many("rloo")}.""",
+        f"""**Is f differentiable, also inside the simplex?** `gumbel_softmax`. In each column
+        of Table 1 it is within 1 nat of the lowest comparable cell. It has a bias,
         {bias(real["gumbel_softmax"])} times the length of the gradient at the end of training,
-        but with {_FEW} evaluations for one gradient its error is {few("gumbel_softmax")}, that of
-        `rloo` {few("rloo")}. With {_MANY} it is {many("gumbel_softmax")}, that of `rloo`
+        but with {_FEW} evaluations for one gradient its error is {few("gumbel_softmax")}, that
+        of `rloo` {few("rloo")}. With {_MANY} it is {many("gumbel_softmax")}, that of `rloo`
         {many("rloo")}: whoever can pay so many needs no relaxation.""",
-        f"""**If f is differentiable, must its samples be one-hot?** `st_gumbel_softmax`: it too is
-        within 1 nat of the lowest comparable cell of each column of Table 1, on the categorical
-        VAE with {cell("st_gumbel_softmax")} nats (`straight_through` {cell("straight_through")}).
-        `gumbel_rao` has the same mean gradient and a variance of {var("gumbel_rao")} in place of
-        {var("st_gumbel_softmax")}, for {times:.1f} times the time of this f: take it for an
-        expensive f. `reinmax` has less bias, {bias(real["reinmax"])} in place of
-        {bias(real["st_gumbel_softmax"])}, but that did not show in Table 1 ({cell("reinmax")}
-        nats), nor beyond doubt in Table 2 ({correct("reinmax")}, `st_gumbel_softmax`
-        {correct("st_gumbel_softmax")}).""",
+        f"""**If f is differentiable, must its samples be one-hot?** `st_gumbel_softmax`: it too
+        is within 1 nat of the lowest comparable cell of each column of Table 1, on the
+        categorical VAE with {cell("st_gumbel_softmax")} nats (`straight_through`
+        {cell("straight_through")}). `gumbel_rao` has the same mean gradient and a variance of
+        {var("gumbel_rao")} in place of {var("st_gumbel_softmax")}, for {times:.1f} times the
+        time of this f: take it for an expensive f. `reinmax` has less bias,
+        {bias(real["reinmax"])} in place of {bias(real["st_gumbel_softmax"])}, but that did not
+        show in Table 1 ({cell("reinmax")} nats), nor beyond doubt in Table 2
+        ({correct("reinmax")}, `st_gumbel_softmax` {correct("st_gumbel_softmax")}).""",
         f"""**How many evaluations of a black box, or of an f whose gradient must be unbiased?**
         Several: `rloo`, or `arms` where all variables are Bernoulli units: as many antithetic
         samples, of less variance. An f with a derivative may try `rebar`, whose error with
@@ -287,17 +288,17 @@ def why() -> list[str]:
     return [
         f"### Why a gradient with a cosine of {cosine:.2f} trains best",
         prose(
-            f"""The cosine of one estimate says how noisy it is: without bias it is about
-            1 / sqrt(1 + variance), {float(real["rloo"]["cosine"]):.2f} for `rloo` with four
+            f"""The cosine of one estimate says how noisy it is: without bias it is about 1 /
+            sqrt(1 + variance), {float(real["rloo"]["cosine"]):.2f} for `rloo` with four
             evaluations. But training does not follow one estimate. A minibatch of 100 images,
-            Adam's mean over about ten steps, and small steps one after the other average the noise,
-            so that the mean estimate decides: that of `gumbel_softmax` has a cosine of
-            {of_mean:.2f} with the gradient, and descends. What remains of the noise is less for the
-            price than that of the unbiased ones (the errors with {_FEW} evaluations)."""
+            Adam's mean over about ten steps, and small steps one after the other average the
+            noise, so that the mean estimate decides: that of `gumbel_softmax` has a cosine of
+            {of_mean:.2f} with the gradient, and descends. What remains of the noise is less for
+            the price than that of the unbiased ones (the errors with {_FEW} evaluations)."""
         ),
         prose(
-            """Late in training there is a second reason. A model stands where the mean gradient of
-            the estimator that trains it nearly vanishes, so that the exact gradient there is
+            """Late in training there is a second reason. A model stands where the mean gradient
+            of the estimator that trains it nearly vanishes, so that the exact gradient there is
             mostly the difference of the two, which is the bias. At such a point the estimator
             that trained the model looks bad by construction."""
         ),
@@ -316,17 +317,17 @@ def page() -> str:
             """This page is written by `python -m scripts.estimator_table` from the registry
             ([`gsm/registry.py`](../gsm/registry.py)) and from `results/`; the tests verify what
             it states of bias, evaluations, derivatives and learned parts, and that what it
-            recommends is what the numbers support. `gsm.compare` measures estimators on a cost of
-            your own."""
+            recommends is what the numbers support. `gsm.compare` measures estimators on a cost
+            of your own."""
         ),
         "## Which one?",
         guide(),
         prose(
-            """The numbers are those of the paper's VAE at the end of training, explained below, and
-            of Tables 1 and 2 ([reproduction.md](reproduction.md)): test nats after 100,000 steps
-            with one seed, and accuracy after 10,000 steps with three. A star marks a cell of
-            Table 1 that is not to be compared with others, since other settings were tried for
-            it."""
+            """The numbers are those of the paper's VAE at the end of training, explained below,
+            and of Tables 1 and 2 ([reproduction.md](reproduction.md)): test nats after 100,000
+            steps with one seed, and accuracy after 10,000 steps with three. A star marks a cell
+            of Table 1 that is not to be compared with others, since other settings were tried
+            for it."""
         ),
         table(
             ["`ESTIMATORS[...]` (aliases)", "source", "unbiased", "evaluations of f", "needs f'",
@@ -334,8 +335,8 @@ def page() -> str:
             [facts_row(name, entry) for name, entry in ESTIMATORS.items()],
         ),
         prose(
-            """*Evaluations*: for one estimate of n variables with k classes; m samples (default in
-            brackets). *Needs f'*: the estimator differentiates f with respect to the sample;
+            """*Evaluations*: for one estimate of n variables with k classes; m samples (default
+            in brackets). *Needs f'*: the estimator differentiates f with respect to the sample;
             otherwise f may be a black box. *Learned parts* train through the surrogate
             ([`gsm/learned.py`](../gsm/learned.py)). Facts are stated for the defaults."""
         ),
@@ -347,19 +348,19 @@ def page() -> str:
         ),
         measured_table(measured("cat_vae")),
         prose(
-            f"""*Bias*: distance of the mean estimate from the gradient, divided by the length of
-            the gradient; "<": it cannot be distinguished from 0, and the number is the upper end of
-            its 95 % band. *Variance*: of one estimate, divided by the squared length of the
-            gradient. *Cosine*: between one estimate and the gradient, and between the mean of all
-            estimates and the gradient. *Error*: the mean squared error of one gradient, bias² +
-            variance / m, where the m estimates that are averaged take {_FEW} or {_MANY}
+            f"""*Bias*: distance of the mean estimate from the gradient, divided by the length
+            of the gradient; "<": it cannot be distinguished from 0, and the number is the upper
+            end of its 95 % band. *Variance*: of one estimate, divided by the squared length of
+            the gradient. *Cosine*: between one estimate and the gradient, and between the mean
+            of all estimates and the gradient. *Error*: the mean squared error of one gradient,
+            bias² + variance / m, where the m estimates that are averaged take {_FEW} or {_MANY}
             evaluations of f together (-: one estimate takes more), or the time of {_MANY}
             Gumbel-Softmax estimates on that machine, where an estimate is a value and its
             gradient, as training computes them. All are of the encoder's gradient for one
             minibatch. Bands are bootstrap-t bands over groups of draws
-            ([`gsm/diagnostics.py`](../gsm/diagnostics.py)). `slope_annealed_st` has the slope of
-            its schedule at that step; learned parts had 1,000 steps to adapt while the model did
-            not change."""
+            ([`gsm/diagnostics.py`](../gsm/diagnostics.py)). `slope_annealed_st` has the slope
+            of its schedule at that step; learned parts had 1,000 steps to adapt while the model
+            did not change."""
         ),
         "The same errors from the first step on:",
         errors_table({"cat_vae": steps_of("cat_vae")}),
@@ -371,9 +372,10 @@ def page() -> str:
         *why(),
         "## A model whose gradient is known",
         prose(
-            f"""A VAE with two latents of eight classes has 64 outcomes, so its gradient is exact.
-            It was trained with Gumbel-Softmax for {small_step:,} steps; then each estimator
-            estimated the gradient of one minibatch {keys:,} times ({_where('small_vae')}):"""
+            f"""A VAE with two latents of eight classes has 64 outcomes, so its gradient is
+            exact. It was trained with Gumbel-Softmax for {small_step:,} steps; then each
+            estimator estimated the gradient of one minibatch {keys:,} times
+            ({_where('small_vae')}):"""
         ),
         measured_table(small),
         "![All estimators at the end of training, with 95 % bands]"
