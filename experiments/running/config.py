@@ -70,10 +70,15 @@ def errors_of(path: str | None) -> Iterator[None]:
 def check(config: ConfigDict) -> ConfigDict:
     """The config with references resolved, once every field is known to be valid.
 
+    An alias of an estimator becomes its name, so that the same run has one identity.
+
     Raises:
       ConfigError: a value out of range, or two choices that exclude each other.
     """
     config = config.copy_and_resolve_references()
+    for name, entry in ESTIMATORS.items():
+        if config.get("estimator") in entry.aliases:
+            config.estimator = name
     checks = Checks(config)
     checks.require("task", isinstance(config.get("task"), str), "the name of a task")
     task = tasks.find(config.task)

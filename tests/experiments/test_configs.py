@@ -103,6 +103,13 @@ def with_fields(**fields):
     return configuration.check(config)
 
 
+def test_an_alias_of_an_estimator_is_the_estimator():
+    assert with_fields(estimator="concrete").estimator == "gumbel_softmax"
+    assert configuration.config_hash(with_fields(estimator="reinforce")) == (
+        configuration.config_hash(with_fields(estimator="score_function"))
+    )
+
+
 _LEARNED_AT_ONCE = ("moments", "control")
 KL_NEEDS_RELAXED = {"relaxed_log_mass": True, "relaxed_density": True, "sampled": False}
 
