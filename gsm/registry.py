@@ -585,7 +585,7 @@ _ENTRIES = (
         estimators.redge,
         source="Gourevitch et al. 2026",
         unbiased="affine",
-        choose="comparison; between straight_through and samples that depend on continuous noise",
+        choose="comparison; by default it hardly differs from straight_through",
         derivatives=1,
         citation="""\
 @article{gourevitch2026categorical,

@@ -214,7 +214,8 @@ def prose(text: str, start: str = "") -> str:
 
 def guide() -> str:
     """Four questions, with one answer each and the numbers that it stands on."""
-    real, cells, accuracy = measured("cat_vae"), trained(), classified()
+    real, units = measured("cat_vae"), measured("small_vae_bernoulli")
+    cells, accuracy = trained(), classified()
 
     def var(name: str) -> str:
         return number(real[name]["variance"])
@@ -260,9 +261,11 @@ def guide() -> str:
         ({correct("reinmax")}, `st_gumbel_softmax` {correct("st_gumbel_softmax")}).""",
         f"""**How many evaluations of a black box, or of an f whose gradient must be unbiased?**
         Several: `rloo`, or `arms` where all variables are Bernoulli units: as many antithetic
-        samples, of less variance. An f with a derivative may try `rebar`, whose error with
-        {_MANY} evaluations is {many("rebar")} here, that of `rloo` {many("rloo")}. One: `nvil`,
-        of variance {var("nvil")} where `score_function` has {var("score_function")}.""",
+        samples, of variance {number(units["arms"]["variance"])} in place of
+        {number(units["rloo"]["variance"])} on the six units below. An f with a derivative may
+        try `rebar`, whose error with {_MANY} evaluations is {many("rebar")} here, that of
+        `rloo` {many("rloo")}. One: `nvil`, of variance {var("nvil")} where `score_function` has
+        {var("score_function")}.""",
     )
     return "\n".join(prose(item, f"{i}. ") for i, item in enumerate(items, 1))
 
@@ -384,7 +387,8 @@ def page() -> str:
         f"({pictures}/small_vae/temperature.png)",
         prose(
             f"""The same with six Bernoulli units, again 64 outcomes
-            ({_where('small_vae_bernoulli')}):"""
+            ({_where('small_vae_bernoulli')}). The machine had other work beside, so that times are
+            rough here:"""
         ),
         measured_table(measured("small_vae_bernoulli")),
         "## The toy problem, E (b - 0.45)²",

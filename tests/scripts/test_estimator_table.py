@@ -28,6 +28,8 @@ def test_the_orders_that_the_guide_states_are_those_of_the_real_model():
     ordered("variance", "gumbel_rao", "st_gumbel_softmax")
     ordered("variance", "nvil", "score_function")
     ordered("bias", "reinmax", "st_gumbel_softmax")
+    units = measured("small_vae_bernoulli")
+    assert float(units["arms"]["variance_high"]) < float(units["rloo"]["variance_low"])
     few, many = ({name: error_at(row, m) for name, row in real.items()} for m in (4, 400))
     assert few["gumbel_softmax"] < few["rloo"]
     assert many["rloo"] < min(many[name] for name in ("gumbel_softmax", "local_expectation"))
