@@ -65,7 +65,7 @@ Estimator = Callable[[Key[Array, ""], LogitsND, Cost, Hyperparams], Surrogate]
 
 _BIASES = {
     "any": "unbiased for every f",
-    "quadratic": "unbiased if f is quadratic in each variable, biased otherwise",
+    "quadratic": "by default unbiased if f is quadratic in each variable, biased otherwise",
     "quadratic in Bernoulli units": "unbiased if f is affine, or quadratic in Bernoulli units; "
     "biased otherwise",
     "affine": "unbiased if f is affine in each variable, biased otherwise",

@@ -421,7 +421,7 @@ def test_mean_gradient_by_enumeration_of_the_sample(name, problem, monkeypatch, 
     np.testing.assert_allclose(mean, expected, rtol=tolerance, atol=tolerance)
 
 
-NESTED_ALIKE = {"exact", "nvil", "relax", "local_expectation"}
+NESTED_ALIKE = {"exact", "nvil", "relax", "local_expectation", "arms"}
 
 
 def two_layers(name, weights_below, f):
