@@ -1102,7 +1102,7 @@ def arms(key: Key[Array, ""], logits: LogitsND, f: Cost, num_samples: int = 4) -
     Raises:
       ValueError: there are not two classes, or fewer than 2 samples.
 
-    Source: Dimitriev and Zhou 2021, with the Dirichlet copula of section 3. Unbiased; with two
+    Source: Dimitriev and Zhou 2021, with their Dirichlet copula. Unbiased; with two
     samples it is :func:`disarm`.
 
     Cost: evaluates f m times, vectorised; m exponential variates and ``m ** 2`` additions for each
