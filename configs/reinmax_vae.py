@@ -7,6 +7,10 @@ The argument after the colon is the dataset. Eight classes of four latents, the 
 number to compare is the training loss, the last rows of ``metrics.jsonl``: that table prints
 the mean of the last epoch, with the loss of pixels in [0, 1] that are not binarised.
 
+The temperature of ReinMax is ``temperature.backward``, that of the other estimators
+``temperature.initial``. Straight-through at a temperature t is ``slope_annealed_st`` with the slope
+1 / t: ``--config.slope.initial=0.77 --config.slope.rate=0``.
+
 NOTE(paper): batches are drawn with replacement here, and networks are initialised as everywhere in
 this repository, not as PyTorch does; the output bias starts at the mean image.
 """
