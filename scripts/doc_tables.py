@@ -195,6 +195,31 @@ def timing() -> str:
     )
 
 
+# --- docs/models.md --------------------------------------------------------------------------
+
+
+def models() -> str:
+    """The published models."""
+    rows = []
+    for path in sorted((RESULTS / "models").glob("*/run.json")):
+        about, folder = read_json(path), path.parent
+        result, config = about["result"], about["config"]
+        metric = f"test/{config['select']}"
+        value = f"{result[metric]:.2%}" if result["maximize"] else f"{result[metric]:.2f} nats"
+        size = sum(file.stat().st_size for file in folder.iterdir()) / 1e6
+        rows.append(
+            [
+                f"[{folder.name}](../results/models/{folder.name}/README.md)",
+                f"`{config['task']}`",
+                f"`{config['data.name']}`",
+                f"{result['steps']:,}",
+                f"{value} ({metric})",
+                f"{size:.1f} MB",
+            ]
+        )
+    return table(["model", "task", "data", "steps", "measured", "size"], rows)
+
+
 # --- pages -----------------------------------------------------------------------------------
 
 TABLES: dict[str, Callable[[], str]] = {
@@ -204,6 +229,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "estimator times": estimator_times,
     "convolutions": convolutions,
     "timing": timing,
+    "models": models,
 }
 
 

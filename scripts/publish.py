@@ -42,6 +42,7 @@ _CARD = """# {name}
 
 ```python
 import experiments
+
 model = experiments.load("results/models/{name}")  # without the dataset, without training
 ```
 
@@ -52,7 +53,7 @@ Functions: {functions}; `experiments/running/trained.py` has their shapes.
 {metrics}
 
 * **Training**: `{command}`; {steps:,} steps with the estimator `{estimator}`, seed {seed}, \
-{minutes:.0f} minutes on {device}. The parameters are those of step {selected_step:,}.
+on {device}. The parameters are those of step {selected_step:,}.
 * **Networks**: {network}. All fields of the configuration are in `run.json`.
 * **Data**: {data}; binarisation `{binarization}`. The model expects binary images of the \
 same size, white on black.
@@ -88,7 +89,6 @@ def card(name: str, about: dict[str, Any], functions: list[str]) -> str:
         what=(tasks.find(config["task"]).__doc__ or "").partition("\n\n")[0],
         functions=", ".join(f"`{function}`" for function in functions),
         metrics="\n".join(metrics),
-        minutes=result["seconds"] / 60,
         network=", ".join(network),
         data=_LICENCES.get(config["data.name"], config["data.name"]),
         binarization=config["data.binarization"],
@@ -107,6 +107,7 @@ def publish(folder: Path, destination: Path, names: list[str] | None = None) -> 
     names = names or list(model.functions)
     destination.mkdir(parents=True, exist_ok=True)
     trained.save(model, destination / trained.FILE, names)
+    (destination / trained.FILE).chmod(0o644)  # safetensors leaves it to the owner alone
     write_json(destination / "run.json", about)
     write_atomically(destination / "README.md", card(destination.name, about, names))
 

@@ -17,6 +17,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+from absl import logging
 from jax import random
 
 from experiments.running.terminal import say
@@ -68,9 +69,15 @@ class Checkpoints:
                 how["multiprocessing_options"] = ocp.options.MultiprocessingOptions(
                     active_processes={0}, barrier_sync_key_prefix="first"
                 )
-            self._open = ocp.CheckpointManager(
-                self.path.absolute(), options=ocp.CheckpointManagerOptions(**how)
-            )
+            verbosity = logging.get_verbosity()
+            if self._read_only:  # orbax warns of every option that it then sets
+                logging.set_verbosity(logging.ERROR)
+            try:
+                self._open = ocp.CheckpointManager(
+                    self.path.absolute(), options=ocp.CheckpointManagerOptions(**how)
+                )
+            finally:
+                logging.set_verbosity(verbosity)
         return self._open
 
     def steps(self) -> list[int]:

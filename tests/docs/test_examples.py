@@ -52,8 +52,9 @@ def blocks(page: Path, language: str) -> list[Block]:
 
 @pytest.fixture
 def folder(tmp_path, monkeypatch) -> Iterator[Path]:
-    """An empty working folder on the path; what a page registers or imports there is undone."""
+    """A working folder on the path, with results/ alone; what a page registers there is undone."""
     monkeypatch.chdir(tmp_path)
+    (tmp_path / "results").symlink_to(ROOT / "results")
     monkeypatch.syspath_prepend(tmp_path)
     registries = (gsm.ESTIMATORS, gsm.schedules.SCHEDULES, data.DATASETS)
     before = [set(registry) for registry in registries]
