@@ -34,6 +34,7 @@ def test_an_example_is_short_says_how_to_run_it_and_is_tested(file):
     assert len(text.splitlines()) < 80
     assert f"    python examples/{file.name}\n" in text
     assert f'example("{file.stem}")' in Path(__file__).read_text()
+    assert f"(../examples/{file.name})" in (ROOT / "docs" / "concepts.md").read_text()
 
 
 def test_linen_learns_codes_of_patterns():
