@@ -14,6 +14,10 @@ if sys.argv[0] == "-m" and any(name.startswith("experiments.") for name in sys.o
     from experiments.running import interrupts
 
     interrupts.install()
+    if sys.stderr.isatty():  # somebody waits
+        from experiments.running import terminal
+
+        terminal.loading.enter_context(terminal.waiting("loading jax and the experiments"))
 
 import importlib.metadata
 import warnings

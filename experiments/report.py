@@ -15,6 +15,7 @@ from absl import app, flags
 
 from experiments.reporting import all_tables, folders
 from experiments.running import explain
+from experiments.running.terminal import loading
 from experiments.storage.errors import RecordError, ReportError
 
 _RUNS = flags.DEFINE_multi_string(
@@ -66,4 +67,5 @@ def main(argv: list[str]) -> None:
 
 
 if __name__ == "__main__":
+    loading.close()
     app.run(main, flags_parser=_parse)

@@ -18,6 +18,7 @@ from jax import random
 from experiments import figures
 from experiments.running import command_line, measuring
 from experiments.running.measuring import Row
+from experiments.running.terminal import Progress, waiting
 from gsm.distributions import gumbel_max
 from gsm.estimators import gumbel_softmax
 
@@ -30,6 +31,7 @@ _DRAWS = flags.DEFINE_integer(
 )
 _SAMPLES = flags.DEFINE_integer("samples", 3, "Samples shown.", lower_bound=1, upper_bound=20)
 _OUT = flags.DEFINE_string("out", "runs/temperature", "Folder.")
+command_line.define_quick(draws=10_000)
 
 
 def rows_of(
@@ -39,10 +41,12 @@ def rows_of(
     logits = jnp.log(jnp.asarray(probabilities))[None]
     keys = random.split(random.key(0), draws)
     rows: list[Row] = []
-    for temperature in (0.0, *temperatures):
+    progress = Progress(0, 1 + len(temperatures), "temperature")
+    for number, temperature in enumerate((0.0, *temperatures), 1):
         sampler = functools.partial(gumbel_softmax, temperature=temperature)
         draws_of = jax.vmap(sampler if temperature else gumbel_max, (0, None))
-        z = np.asarray(jax.jit(draws_of)(keys, logits), np.float64)[:, 0]
+        with waiting(f"compiling, and drawing {draws:,} samples"):
+            z = np.asarray(jax.jit(draws_of)(keys, logits), np.float64)[:, 0]
         error = 1.96 * z.std(axis=0, ddof=1) / np.sqrt(draws)
         for k, probability in enumerate(probabilities):
             row: Row = {
@@ -52,6 +56,8 @@ def rows_of(
                 "expectation_high": float(z[:, k].mean() + error[k]),
             }  # fmt: skip
             rows.append(row | {f"sample_{i + 1}": float(z[i, k]) for i in range(samples)})
+        progress.show(number, {})
+    progress.close()
     return rows
 
 

@@ -21,6 +21,7 @@ from experiments import data, figures
 from experiments.running import command_line, loop, measuring, training
 from experiments.running import config as configuration
 from experiments.running.measuring import Row
+from experiments.running.terminal import waiting
 from gsm import diagnostics
 
 _CONFIG = flags.DEFINE_string("config", "configs/semisup.py", "Config file of the networks.")
@@ -29,6 +30,7 @@ _BATCH = flags.DEFINE_integer("batch_size", 100, "Images in a step.", lower_boun
 _SECONDS = flags.DEFINE_float("seconds", 3.0, "Of one timed call, about.", lower_bound=0.0)
 _ROUNDS = flags.DEFINE_integer("rounds", 3, "Timed calls of each, in turn.", lower_bound=1)
 _OUT = flags.DEFINE_string("out", "runs/timing", "Folder.")
+command_line.define_quick(classes="5,10", batch_size=20, seconds=0.5, rounds=1)
 
 INFERENCES = {"gumbel_softmax": "gumbel_softmax", "exact": "marginalisation"}
 
@@ -71,6 +73,8 @@ class _Training:
         self._program = experiment.program
         state = training.init_state(experiment.program, random.key(0))
         self._arguments = experiment.task.train, experiment.settings, state
+        self.seconds = 0.0
+        """About those of a call, known from :meth:`prepare` on."""
         self._compile(1)
         analysis = self._compiled.memory_analysis()
         self.bytes = 0  # not known on every device
@@ -90,6 +94,7 @@ class _Training:
         (of_step,) = diagnostics.interleaved({"step": self}, rounds=1).values()
         if (steps := max(1, round(seconds / of_step))) > 1:
             self._compile(steps)
+        self.seconds = steps * of_step
 
 
 def available_bytes() -> int:
@@ -115,20 +120,25 @@ def measure(num_classes: int) -> list[Row]:
             "paper_steps_per_second": PAPER.get((num_classes, estimator)),
         }  # fmt: skip
         rows.append(row)
-        one = _Training(estimator, num_classes)
+        with waiting(f"K = {num_classes:,}, {name}: compiling"):
+            one = _Training(estimator, num_classes)
         row["memory_bytes"] = one.bytes
         if one.bytes > (free := available_bytes()):
             row["error"] = f"out of memory: {_gib(one.bytes)} asked for, {_gib(free)} free"
             print(f"K = {num_classes:,}, {name}: {row['error']}", flush=True)
             continue
         try:
-            one.prepare(_SECONDS.value)
+            with waiting(f"K = {num_classes:,}, {name}: timing one step, compiling several"):
+                one.prepare(_SECONDS.value)
         except jax.errors.JaxRuntimeError as error:
             row["error"] = f"out of memory: {str(error).splitlines()[0][:150]}"
             print(f"K = {num_classes:,}, {name}: {row['error']}", flush=True)
             continue
         running[estimator] = one
-    seconds = diagnostics.interleaved(running, rounds=_ROUNDS.value)
+    # One call of each comes before those that are timed.
+    expected = (_ROUNDS.value + 1) * sum(one.seconds for one in running.values())
+    with waiting(f"K = {num_classes:,}: timing, about {expected:.0f} s"):
+        seconds = diagnostics.interleaved(running, rounds=_ROUNDS.value)
     medians = {estimator: seconds[estimator] / one.steps for estimator, one in running.items()}
     for row in rows:
         estimator = row["inference"]

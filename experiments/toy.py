@@ -11,6 +11,7 @@ problem is the task ``polynomial``.
 """
 
 import functools
+import itertools
 from pathlib import Path
 
 import jax
@@ -24,7 +25,7 @@ from experiments import figures
 from experiments.running import command_line, loop, measuring, training
 from experiments.running import config as configuration
 from experiments.running.measuring import Row, Subject
-from experiments.running.terminal import say
+from experiments.running.terminal import Progress, say, waiting
 from experiments.tasks import polynomial
 from experiments.tasks.checks import ConfigError
 from gsm.registry import ESTIMATORS
@@ -39,6 +40,7 @@ _ESTIMATORS = flags.DEFINE_multi_enum(
     "estimator", [], list(ESTIMATORS), "To take part beside gumbel_softmax; default: all."
 )
 _OUT = flags.DEFINE_string("out", "runs/toy", "Folder.")
+command_line.define_quick(keys=20_000, steps=400, seeds=20)
 
 _LOGITS = (-1.0, 0.0, 1.0)
 _TEMPERATURES = (0.05, 0.1, 0.2, 1.0, 2.0)
@@ -66,25 +68,33 @@ def config_of(target: float, power: float, units: int) -> ConfigDict:
 def variance_rows(config: ConfigDict, names: list[str], num_keys: int) -> list[Row]:
     """Bias and variance of estimators at every probability and temperature."""
     rows: list[Row] = []
+    progress: Progress | None = None
+    count = itertools.count(1)
     step = jnp.int32(0)
     slope = jax.grad(
         functools.partial(polynomial.expected_power, config.model.power, config.model.target)
     )
     for logit in _LOGITS:
         model = {"logits": jnp.full(config.model.num_units, logit)}
-        subjects = {name: Subject(config, name, None) for name in names}
-        for subject in subjects.values():
-            subject.adapt(model, step, 2_000)
+        with waiting(f"building {len(names)} estimators"):
+            subjects = {name: Subject(config, name, None) for name in names}
+        of_logit = [len(measuring.points(one, _TEMPERATURES)) for one in subjects.values()]
+        progress = progress or Progress(0, len(_LOGITS) * sum(of_logit), "measurement")
+        for name, subject in subjects.items():
+            with waiting(f"adapting what {name} learns"):
+                subject.adapt(model, step, 2_000)
         own = subjects[measuring.TIMED_AGAINST].experiment.task
         exact = {"logits": slope(model["logits"])}
         say(f"logit {logit}: measuring {len(subjects)} estimators")
         measured = measuring.measure(
             subjects, model, step, own.train, _TEMPERATURES, (exact, "exact", {}),
             key=random.key(2), num_keys=num_keys, at_once=_AT_ONCE, timed_keys=20_000,
+            done=lambda name: progress.show(next(count), {"last": name}),  # noqa: B023
         )  # fmt: skip
         for row in measured:
             del row["reference_error"]  # there is none
             rows.append({"logit": logit} | row)
+        progress.close()
     return rows
 
 
@@ -92,7 +102,8 @@ def curve_rows(config: ConfigDict, names: list[str], steps: int, seeds: int) -> 
     """The exact cost along Adam's descent on each estimator's gradients, over seeds."""
     rows: list[Row] = []
     cost = functools.partial(polynomial.expected_power, config.model.power, config.model.target)
-    for name in names:
+    progress = Progress(0, len(names), "estimator")
+    for number, name in enumerate(names, 1):
         experiment = loop.build(measuring.with_estimator(config, name), None)
         keys = jax.vmap(random.key)(jnp.arange(seeds))
         states = jax.vmap(functools.partial(training.init_state, experiment.program))(keys)
@@ -119,6 +130,8 @@ def curve_rows(config: ConfigDict, names: list[str], steps: int, seeds: int) -> 
             )  # fmt: skip
             states, _ = run(states)
         say(f"{name}: loss {rows[-1]['loss']:.4f} after {steps:,} steps")
+        progress.show(number, {})
+    progress.close()
     return rows
 
 
@@ -135,7 +148,8 @@ def main() -> None:
     measuring.write(out, "variance", rows, about)
     curves = curve_rows(config, names, _STEPS.value, _SEEDS.value)
     measuring.write(out, "curves", curves, about)
-    figures.draw_toy(rows, curves, target, power, out)
+    with waiting("drawing"):
+        figures.draw_toy(rows, curves, target, power, out)
     print(out)
 
 

@@ -12,6 +12,7 @@ the loss draws more than the latents, as that of configs/semisup.py does. The ro
 bands go to ``variance.csv``, figures beside it. On costs and losses of your own: ``gsm.compare``.
 """
 
+import itertools
 from pathlib import Path
 
 import jax
@@ -22,7 +23,7 @@ from experiments import figures
 from experiments.running import command_line, loop, measuring, training
 from experiments.running import config as configuration
 from experiments.running.measuring import Row, Subject
-from experiments.running.terminal import say
+from experiments.running.terminal import Progress, say, waiting
 from experiments.tasks.checks import ConfigError
 from gsm import diagnostics
 
@@ -44,6 +45,9 @@ _ADAPT_STEPS = flags.DEFINE_integer(
 )
 _IMAGES = flags.DEFINE_integer("images", 100, "In the minibatch measured.", lower_bound=1)
 _OUT = flags.DEFINE_string("out", None, "Folder; default: runs/variance-CONFIG-DATASET.")
+command_line.define_quick(
+    steps="0,200", temperatures="0.5", keys=200, reference_keys=40, adapt_steps=100
+)
 
 
 def main() -> None:
@@ -63,31 +67,41 @@ def main() -> None:
     out = Path(_OUT.value or f"runs/variance-{stem}{of_dataset}")
 
     dataset = loop.load_dataset(config)
-    subjects = {name: Subject(config, name, dataset) for name in names}
-    own = loop.build(config, dataset)
-    state = training.init_state(own.program, random.key(config.seed))
+    with waiting(f"building {len(names)} estimators"):
+        subjects = {name: Subject(config, name, dataset) for name in names}
+        own = loop.build(config, dataset)
+        state = training.init_state(own.program, random.key(config.seed))
+    of_step = [len(measuring.points(one, temperatures)) for one in subjects.values()]
+    progress = Progress(0, len(steps) * sum(of_step), "measurement")
+    count = itertools.count(1)
     rows: list[Row] = []
     for step in steps:
-        state = measuring.advance(own, state, step)
+        with waiting(f"training to step {step:,}"):
+            state = measuring.advance(own, state, step)
         model = state.params["model"]
         size = len(jax.tree.leaves(own.task.train)[0])
         number = min(_IMAGES.value, size)
         chosen = random.choice(random.key(3), size, (number,), replace=False)
         stored = jax.tree.map(lambda x: x[chosen], own.task.train)  # noqa: B023
         batch = jax.vmap(own.task.prepare)(random.split(random.key(4), number), stored)
-        truth = measuring.reference(
-            config, dataset, model, batch, state.step, _REFERENCE_KEYS.value
-        )
-        for subject in subjects.values():
-            subject.adapt(model, state.step, _ADAPT_STEPS.value)
+        with waiting("computing the reference"):
+            truth = measuring.reference(
+                config, dataset, model, batch, state.step, _REFERENCE_KEYS.value
+            )
+        for name, subject in subjects.items():
+            with waiting(f"adapting what {name} learns"):
+                subject.adapt(model, state.step, _ADAPT_STEPS.value)
         say(f"step {step:,}: measuring {len(subjects)} estimators")
         measured = measuring.measure(
             subjects, model, state.step, batch, temperatures, truth,
             key=random.fold_in(random.key(5), step), num_keys=_KEYS.value,
+            done=lambda name: progress.show(next(count), {"last": name}),
         )  # fmt: skip
         rows += [{"step": step} | row for row in measured]
         measuring.write(out, "variance", rows, {"config": configuration.identity(config)})
-    figures.draw_variance(rows, out)
+    progress.close()
+    with waiting("drawing"):
+        figures.draw_variance(rows, out)
     print(out)
 
 

@@ -17,12 +17,14 @@ from experiments.running import config as configuration
 from experiments.running import explain
 from experiments.running.devices import PeerLost
 from experiments.running.loop import Diverged, Interrupted
-from experiments.running.terminal import say
+from experiments.running.terminal import loading, say
 from experiments.storage.errors import RecordError, ReportError
 from experiments.tasks.checks import ConfigError, fields, no_field
 
 _LONGEST = 500
 """Characters of a message."""
+_QUICK: dict[str, Any] = {}
+"""Values of the flags of this command's ``--quick``."""
 
 
 def define_config() -> flags.FlagHolder:
@@ -37,6 +39,13 @@ def define_config() -> flags.FlagHolder:
     return holder
 
 
+def define_quick(**values: Any) -> None:
+    """Define ``--quick``, which sets other flags to these values where they are not given."""
+    shown = " ".join(f"--{name}={value}" for name, value in values.items())
+    flags.DEFINE_bool("quick", False, f"A first look, coarse and soon done: {shown}.")
+    _QUICK.update(values)
+
+
 def config_file() -> str:
     """The path given to ``--config``, without the argument after the colon."""
     return cast(Any, flags.FLAGS["config"]).config_filename
@@ -44,6 +53,8 @@ def config_file() -> str:
 
 def run(main: Any) -> None:
     """Run a command: parse its flags, call ``main()``, and report errors in one line."""
+
+    loading.close()
 
     def command(argv: Sequence[str]) -> None:
         del argv
@@ -99,6 +110,9 @@ def _parse(argv: Sequence[str]) -> list[str]:
             if takes_config and "--helpfull" not in argv:
                 _check_overrides(argv)
             rest = flags.FLAGS(list(argv))
+            if "quick" in flags.FLAGS and flags.FLAGS["quick"].value:
+                for name, value in _QUICK.items():
+                    flags.FLAGS.set_default(name, value)
             if rest[1:]:
                 raise ConfigError(f"unexpected argument {rest[1]!r}; options start with --")
             return rest

@@ -31,7 +31,7 @@ from experiments.running.run_folder import (
     read_checkpoint,
     read_config,
 )
-from experiments.running.terminal import Progress, say
+from experiments.running.terminal import Progress, say, waiting
 from experiments.running.training import Program, TrainState
 from experiments.storage.errors import RecordError
 from experiments.tasks.base import Metric, Params, Settings, Task
@@ -77,7 +77,10 @@ class Experiment(NamedTuple):
 
 def load_dataset(config: ConfigDict) -> Any:
     """The dataset of a checked configuration; None of a task without one."""
-    return data.load(config.data.name, config.data.dir or None) if "data" in config else None
+    if "data" not in config:
+        return None
+    with waiting(f"loading {config.data.name}"):
+        return data.load(config.data.name, config.data.dir or None)
 
 
 def build(config: ConfigDict, dataset: Any, shared: Experiment | None = None) -> Experiment:
@@ -183,7 +186,8 @@ def train_together(
         for place, (config, workdir) in enumerate(zip(configs, workdirs, strict=True)):
             try:
                 # Before the folder: the task may find that the data cannot serve it.
-                built = build(config, dataset, shared)
+                with waiting("building the model"):
+                    built = build(config, dataset, shared)
                 check_memory(built)
                 identity = configuration.identity(config)
                 run = _by_first(RunFolder, workdir, identity, dict(fields(config)), patience)
@@ -195,7 +199,8 @@ def train_together(
                     outcomes[place] = result
                     continue
                 shared = built
-                members.append(stack.enter_context(_Member(place, built, workdir, run)))
+                with waiting("preparing the parameters, or restoring a checkpoint"):
+                    members.append(stack.enter_context(_Member(place, built, workdir, run)))
             except RecordError as error:
                 outcomes[place] = error
         with StopRequest("stopping: the run saves its state ...") as stop:
@@ -233,6 +238,7 @@ class _Member:
         self.selected = f"valid/{self.config.select}"
         evaluated = (row[self.selected] for row in reversed(rows) if self.selected in row)
         self._value: float | None = next(evaluated, None)
+        self._evaluated: set[str] = set()
         self._start = time.perf_counter()
         self._events = Events(path) if run else None
 
@@ -334,8 +340,12 @@ class _Member:
             if name == "test":
                 continue
             key = random.key(_KEY_VALID if name == "valid" else _KEY_TEST)
+            first = name not in self._evaluated  # later ones take as long, less the compilation
+            self._evaluated.add(name)
+            what = waiting(f"compiling the evaluation on {name}, and measuring")
             mesh = self.experiment.program.mesh
-            means = evaluate(split.metrics, params, key, split.examples, between, mesh)
+            with what if first else contextlib.nullcontext():
+                means = evaluate(split.metrics, params, key, split.examples, between, mesh)
             self.check(split.metrics, means, name, step)
             row |= {f"{name}/{metric}": mean for metric, mean in means.items()}
         return row
@@ -439,8 +449,9 @@ class _Scans:
                 functools.partial(_interval, self._program, length),
                 out_shardings=None if mesh is None else devices.replicated(mesh),
             )
-            lowered = interval.lower(self._train, settings, states)
-            self._compiled[form] = lowered.compile()
+            with waiting(f"compiling a scan of {length:,} training steps"):
+                lowered = interval.lower(self._train, settings, states)
+                self._compiled[form] = lowered.compile()
         return self._compiled[form]
 
 
@@ -563,7 +574,8 @@ def _finish(member: _Member, stop: StopRequest) -> dict[str, Any]:
     if "test" in task.held_out:
         split = task.held_out["test"]
         key, mesh = random.key(_KEY_TEST), member.experiment.program.mesh
-        means = evaluate(split.metrics, params, key, split.examples, between, mesh)
+        with waiting("measuring on the test set"):
+            means = evaluate(split.metrics, params, key, split.examples, between, mesh)
         member.check(split.metrics, means, "test", step)
         tested = {f"test/{name}": mean for name, mean in means.items()}
     test_seconds = time.perf_counter() - start
@@ -596,6 +608,7 @@ def _record(
         "config_hash": configuration.config_hash(config),
     }
     run.write_result(result)
-    pictures = member.task.pictures(params, random.key(_KEY_PICTURES))
-    figures.draw_run(rows, result, pictures, run.path / "figures")
+    with waiting("drawing the figures"):
+        pictures = member.task.pictures(params, random.key(_KEY_PICTURES))
+        figures.draw_run(rows, result, pictures, run.path / "figures")
     return result

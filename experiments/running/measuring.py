@@ -1,6 +1,6 @@
 """Bias, variance, cosine and cost of estimators' gradients at fixed parameters of any task."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +12,7 @@ from ml_collections import ConfigDict
 
 from experiments.running import config as configuration
 from experiments.running import loop, training
-from experiments.running.terminal import say
+from experiments.running.terminal import waiting
 from experiments.running.training import TrainState
 from experiments.storage.files import write_csv, write_json
 from experiments.storage.provenance import provenance
@@ -171,6 +171,11 @@ def reference(
     return gradient, subject.entry.name, errors
 
 
+def points(subject: Subject, temperatures: Sequence[float]) -> list[float | None]:
+    """The temperatures at which a subject is measured; None: that of the schedule."""
+    return [None, *(temperatures if subject.chooses_temperature else ())]
+
+
 def measure(
     subjects: Mapping[str, Subject],
     model: Params,
@@ -183,6 +188,7 @@ def measure(
     num_keys: int,
     at_once: int = 1,
     timed_keys: int = 10,
+    done: Callable[[str], None] = lambda name: None,
 ) -> list[Row]:
     """Rows of all estimators at one point of the model, one for each group of parameters.
 
@@ -197,6 +203,7 @@ def measure(
       num_keys: estimates of each.
       at_once: estimates that are vectorised together.
       timed_keys: estimates in one timed call.
+      done: called with an estimator's name after each of its :func:`points`.
 
     Returns:
       The rows, with variances at equal evaluations of f and at equal time. Averaging m estimates
@@ -207,10 +214,7 @@ def measure(
     rows: list[Row] = []
     calls = {}
     for name, subject in subjects.items():
-        points: list[float | None] = [None]
-        if subject.chooses_temperature:
-            points += temperatures
-        for temperature in points:
+        for temperature in points(subject, temperatures):
             hyperparams = subject.hyperparams(step, temperature)
             arguments = (model, subject.learned, batch, hyperparams)
             moments = diagnostics.moments(
@@ -227,12 +231,13 @@ def measure(
                 for statistic, (value, low, high) in diagnostics.statistics(of_group).items():
                     row |= {statistic: value, f"{statistic}_low": low, f"{statistic}_high": high}
                 rows.append(row | {"reference": of, "reference_error": errors.get(group)})
-        say(f"  {name} measured")
+            done(name)
         params = {"model": model, "estimator": subject.learned}
         calls[name] = diagnostics.value_and_gradient_loop(
             subject.loss, (params, batch, subject.hyperparams(step)), timed_keys
         )
-    seconds = diagnostics.interleaved(calls)
+    with waiting("timing value and gradient, one estimator after the other"):
+        seconds = diagnostics.interleaved(calls)
     for row in rows:
         name = row["estimator"]
         evaluations = subjects[name].evaluations

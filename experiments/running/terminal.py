@@ -30,6 +30,10 @@ def waiting(what: str) -> Iterator[None]:
         timer.cancel()
 
 
+loading = contextlib.ExitStack()
+"""The wait of a command for its imports, closed when they are done."""
+
+
 class Progress:
     """What is done, and the time left, with numbers that the caller chooses.
 

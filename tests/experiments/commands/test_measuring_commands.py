@@ -225,9 +225,11 @@ def test_toy_refuses_a_number_of_keys_that_makes_no_even_batches():
 
 
 def test_temperature_goes_from_the_classes_to_uniform(tmp_path):
-    options = ("--probabilities=7,2,1", "--temperatures=0.05,100", "--draws=20000", "--samples=2")
+    options = ("--probabilities=7,2,1", "--temperatures=0.05,100", "--quick", "--samples=2")
     ended = command("temperature", *options, f"--out={tmp_path}")
     assert ended.returncode == 0, ended.stderr
+    assert json.loads((tmp_path / "temperature.json").read_text())["draws"] == 10_000
+    assert re.search(r"^temperature 3/3 .* left$", ended.stderr, re.M)
     assert_figures(tmp_path, "temperature")
     rows = rows_of(tmp_path / "temperature.csv")
     table = {
