@@ -4,6 +4,9 @@ Reads the finished runs of one or more sweeps, and what an earlier report kept o
 column and row of a table the configuration is chosen on validation; published values stand beside
 ours. CSV, Markdown, HTML, JSON, curves, pilots and figures go to ``--out``.
 
+``--html=FILE`` writes one page instead, which needs no other file and no network: all runs, sweeps,
+tables and measurements of the folders, such as ``--runs=results``.
+
 ``--check`` writes nothing: it makes the tables of ``results/`` again from the runs that they keep,
 and fails where a committed file, or a copy in README.md or docs/, differs.
 """
@@ -13,15 +16,17 @@ from pathlib import Path
 
 from absl import app, flags
 
-from experiments.reporting import all_tables, folders
+from experiments.reporting import all_tables, folders, page, paper
 from experiments.running import explain
 from experiments.running.terminal import loading
 from experiments.storage.errors import RecordError, ReportError
+from experiments.storage.files import write_atomically
 
 _RUNS = flags.DEFINE_multi_string(
     "runs", [], "Folder of a sweep or of an earlier report; may be repeated."
 )
 _PAPER = flags.DEFINE_string("paper", "results/paper", "Folder of the paper's curves.csv.")
+_HTML = flags.DEFINE_string("html", None, "Write only one page, of all that --runs hold, there.")
 _OUT = flags.DEFINE_string("out", None, "Where to write; default: report in the first folder.")
 _CHECK = flags.DEFINE_bool("check", False, "Only check that the committed tables are fresh.")
 
@@ -37,6 +42,19 @@ def write() -> None:
         raise ReportError("no run belongs to a table")
     print("\n".join(folders.write(table, found, out) for table in wanted))
     print(f"written to {out}")
+
+
+def write_page() -> None:
+    """Write one page of HTML that needs no other file."""
+    tables, curves = (
+        all_tables(Path(_PAPER.value)),
+        paper.read_curves(Path(_PAPER.value) / "curves.csv"),
+    )
+    out = Path(_HTML.value or "")
+    text = page.page([Path(folder) for folder in _RUNS.value], tables, curves, out.stem)
+    out.parent.mkdir(parents=True, exist_ok=True)
+    write_atomically(out, text)
+    print(f"written to {out} ({len(text) / 1e6:.1f} MB)")
 
 
 def check() -> None:
@@ -61,7 +79,7 @@ def main(argv: list[str]) -> None:
     if not _RUNS.value and not _CHECK.value:
         sys.exit("error: --runs is missing: the folder of a sweep or of an earlier report")
     try:
-        check() if _CHECK.value else write()
+        check() if _CHECK.value else write_page() if _HTML.value else write()
     except (RecordError, ReportError, OSError) as error:
         sys.exit(f"error: {error}")
 

@@ -182,33 +182,33 @@ def html(title: str, blocks: Iterable[Block]) -> str:
     """Blocks as a page of HTML that needs no other file."""
     body = []
     for block in blocks:
-        body += [*_paragraphs(block.above), "<table>", _html_row("th", block.header)]
+        body += [*paragraphs(block.above), "<table>", _html_row("th", block.header)]
         body += [*(_html_row("td", row) for row in block.rows), "</table>"]
-        body += _paragraphs(block.below)
-    return _PAGE.format(title=_inline(title), body="".join(f"{line}\n" for line in body))
+        body += paragraphs(block.below)
+    return _PAGE.format(title=inline(title), body="".join(f"{line}\n" for line in body))
 
 
 def _html_row(tag: str, cells: Iterable[str]) -> str:
-    return f"<tr>{''.join(f'<{tag}>{_inline(cell)}</{tag}>' for cell in cells)}</tr>"
+    return f"<tr>{''.join(f'<{tag}>{inline(cell)}</{tag}>' for cell in cells)}</tr>"
 
 
-def _paragraphs(lines: Sequence[str]) -> list[str]:
+def paragraphs(lines: Sequence[str]) -> list[str]:
     """Lines of Markdown as paragraphs and items."""
     paragraphs, items = [], []
     for part in "\n".join(lines).split("\n\n"):
         if part.startswith("* "):
             items += part.removeprefix("* ").split("\n* ")
         elif part:
-            paragraphs.append(f"<p>{_inline(part)}</p>")
+            paragraphs.append(f"<p>{inline(part)}</p>")
     if items:
-        paragraphs.append(f"<ul>{''.join(f'<li>{_inline(item)}</li>' for item in items)}</ul>")
+        paragraphs.append(f"<ul>{''.join(f'<li>{inline(item)}</li>' for item in items)}</ul>")
     return paragraphs
 
 
-def _inline(text: str) -> str:
+def inline(text: str) -> str:
     """Markdown within a line: code and bold.
 
-    >>> _inline("`rloo` < **3**")
+    >>> inline("`rloo` < **3**")
     '<code>rloo</code> &lt; <strong>3</strong>'
     """
     text = re.sub(r"`(.*?)`", r"<code>\1</code>", entities.escape(text, quote=False))
