@@ -3,7 +3,8 @@
     python -m scripts.draw results/variance/small_vae
 
 Works on what ``experiments.variance``, ``experiments.toy``, ``experiments.temperature`` and
-``experiments.timing`` leave, and on the tables of ``experiments.report``.
+``experiments.timing`` leave, on the tables of ``experiments.report``, and on runs that
+``scripts.collect`` copied, of which it draws the learning curves.
 """
 
 import sys
@@ -25,6 +26,10 @@ def draw(folder: Path) -> list[Path]:
     Raises:
       RecordError: there are none of those files, or one is malformed.
     """
+    if (folder / "run.json").exists():
+        rows = read_csv(folder / "curve.csv")
+        kept = [{name: value for name, value in row.items() if value is not None} for row in rows]
+        return figures.draw_run(kept, read_json(folder / "run.json")["result"], {}, folder)
     for table in all_tables(_PAPER):
         if (folder / f"{table.name}.csv").exists():
             return folders.redraw(table, folder)

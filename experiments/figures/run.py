@@ -8,7 +8,7 @@ import matplotlib
 import matplotlib.pyplot as plt
 import numpy as np
 
-from experiments.figures.style import ACCENT, INK, QUIET, save
+from experiments.figures.style import ACCENT, INK, save, with_direction
 
 _TEST = "#d55e00"
 
@@ -46,38 +46,49 @@ def draw_run(
 def learning_curve(
     rows: Sequence[Mapping[str, Any]], result: Mapping[str, Any], metric: str, path: Path
 ) -> Path:
-    """A metric on validation against the step, its test value as a point.
+    """A metric on validation against the step, its test value as a point; the loss below.
 
-    The training loss is drawn with the negative bound, which is in the same unit.
+    The loss has a panel of its own: its terms may be weighted, its latents relaxed, its images
+    augmented, so that it is not the metric on other images.
     """
-    figure, axes = plt.subplots(figsize=(6.5, 4))
-    axes.spines[["top", "right"]].set_visible(False)
+    figure, (upper, lower) = plt.subplots(
+        2, 1, figsize=(6.5, 5.2), height_ratios=(2, 1), sharex=True, layout="constrained"
+    )
     name = f"valid/{metric}"
     evaluated = [row for row in rows if row.get(name) is not None]
-    shown = [row[name] for row in evaluated]
-    if metric == "nll":
-        losses = [row["loss"] for row in rows]
-        axes.plot([row["step"] for row in rows], losses, color=QUIET, label="training loss")
-        shown += losses[len(rows) // 10 :]
-    axes.plot(
-        [row["step"] for row in evaluated],
-        [row[name] for row in evaluated],
-        color=ACCENT, marker="o", markersize=3, label="validation",
-    )  # fmt: skip
+    steps, values = [row["step"] for row in evaluated], [row[name] for row in evaluated]
+    upper.plot(steps, values, color=ACCENT, marker="o", markersize=3, label="validation")
+    shown = list(values)
     if (test := result.get(f"test/{metric}")) is not None:
         shown.append(test)
-        axes.plot(
+        upper.plot(
             [result["selected_step"]], [test], color=_TEST, marker="*", markersize=11,
             linestyle="none", label=f"test: {test:.5g}",
         )  # fmt: skip
-    low, high = np.percentile([x for x in shown if x is not None], [0, 97])
-    margin = 0.05 * (high - low) or 1e-3 * (abs(high) or 1)
-    axes.set_ylim(low - margin, max(shown[-1], high) + margin)
-    axes.set_xlabel("step")
-    axes.set_ylabel({"nll": "nats per example"}.get(metric, metric.replace("_", " ")))
-    axes.xaxis.set_major_formatter(matplotlib.ticker.FuncFormatter(lambda x, _: f"{x:,.0f}"))
-    axes.legend(frameon=False, fontsize=9)
+    _limit(upper, shown, shown[-1:])
+    unit = {"nll": "nll, nats per example", "rate": "rate, nats per example"}
+    label = with_direction(unit.get(metric, metric), metric)
+    upper.set_ylabel(label.replace(" (", "\n("))
+    upper.legend(frameon=False, fontsize=9)
+    losses = [row["loss"] for row in rows]
+    lower.plot([row["step"] for row in rows], losses, color=INK, linewidth=1)
+    _limit(lower, losses[len(rows) // 10 :], losses[-1:])
+    lower.set_ylabel("training loss\n(lower is better)")
+    lower.set_xlabel("step")
+    lower.xaxis.set_major_formatter(matplotlib.ticker.FuncFormatter(lambda x, _: f"{x:,.0f}"))
+    for axes in (upper, lower):
+        axes.spines[["top", "right"]].set_visible(False)
     return save(figure, path)
+
+
+def _limit(axes, values: Sequence[float], kept: Sequence[float]) -> None:
+    """Limits that leave out the highest few of the values, but none of those that are kept."""
+    known = [value for value in values if value is not None]
+    if not known:
+        return
+    low, high = np.percentile(known, [0, 97])
+    margin = 0.05 * (high - low) or 1e-3 * (abs(high) or 1)
+    axes.set_ylim(low - margin, max(high, *kept) + margin)
 
 
 def tiles(images: np.ndarray, title: str, row_labels: Sequence[str], path: Path) -> Path:
@@ -100,6 +111,10 @@ def tiles(images: np.ndarray, title: str, row_labels: Sequence[str], path: Path)
     return save(figure, path)
 
 
+_MOST_LATENTS = 50
+"""More would be stripes: their distribution is drawn in place of each of them."""
+
+
 def shares(probabilities: np.ndarray, title: str, row_labels: Sequence[str], path: Path) -> Path:
     """Shares ``[n, k]`` of the classes of each latent.
 
@@ -108,6 +123,9 @@ def shares(probabilities: np.ndarray, title: str, row_labels: Sequence[str], pat
     n, k = probabilities.shape
     log = np.log(np.where(probabilities > 0, probabilities, 1))
     perplexity = np.exp(-np.sum(probabilities * log, axis=1))
+    about = f"{title}: {perplexity.mean():.1f} of {k} used on average"
+    if n > _MOST_LATENTS:
+        return _distribution_of_shares(probabilities, perplexity, about, path)
     figure, (left, right) = plt.subplots(
         1, 2, figsize=(6.5, 4.5), width_ratios=(2, 1), sharey=True, layout="constrained"
     )
@@ -126,5 +144,27 @@ def shares(probabilities: np.ndarray, title: str, row_labels: Sequence[str], pat
     right.set_xlim(0, k)
     right.set_xlabel(f"classes in use (of {k})")
     right.spines[["top", "right"]].set_visible(False)
-    figure.suptitle(f"{title}: {perplexity.mean():.1f} of {k} used on average", fontsize=10)
+    figure.suptitle(about, fontsize=10)
+    return save(figure, path)
+
+
+def _distribution_of_shares(
+    probabilities: np.ndarray, perplexity: np.ndarray, title: str, path: Path
+) -> Path:
+    """Of many latents: how large the share of their likeliest class is, and their classes in use.
+
+    Of units of two classes, how often each is on, which is the first class.
+    """
+    n, k = probabilities.shape
+    figure, (left, right) = plt.subplots(1, 2, figsize=(8, 3.4), sharey=True, layout="constrained")
+    first = probabilities[:, 0] if k == 2 else probabilities.max(axis=1)
+    left.hist(first, bins=np.linspace(0, 1, 21), color=ACCENT, edgecolor="white")
+    left.set_xlabel("share of images for which a unit is on" if k == 2 else
+                    "share of the likeliest class")  # fmt: skip
+    left.set_ylabel(f"latents, of {n}")
+    right.hist(perplexity, bins=np.linspace(1, k, 21), color=ACCENT, edgecolor="white")
+    right.set_xlabel(f"classes in use (1: dead; of {k})")
+    for axes in (left, right):
+        axes.spines[["top", "right"]].set_visible(False)
+    figure.suptitle(title, fontsize=10)
     return save(figure, path)

@@ -1,7 +1,8 @@
 """What all figures share: colours, their order, a legend, how a figure is saved."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
+from typing import Any
 
 import matplotlib
 
@@ -41,6 +42,70 @@ ESTIMATOR_COLOURS = {
     "iwae": "#5e4fa2",
 }
 """One colour per estimator, and multi-sample objective, in every figure of the project."""
+
+
+# In the order of ESTIMATOR_COLOURS: shapes that are alike have colours that are not.
+_MARKERS = ("o", "s", "1", "D", "v", "P", "X", "<", ">", "*", "p", "2", "d", "^", "|", "_")
+
+BETTER = {
+    "nll": "lower is better", "cost": "lower is better", "marginal_nll": "lower is better",
+    "accuracy": "higher is better",
+}  # fmt: skip
+"""Which way metrics are better, where they have one; a rate has none."""
+
+
+def with_direction(label: str, metric: str) -> str:
+    """The label of an axis that says which way the metric is better."""
+    return f"{label} ({BETTER[metric]})" if metric in BETTER else label
+
+
+def line_of(name: str, points: int) -> dict[str, Any]:
+    """Colour and marker of an estimator's line: the marker tells it where the colour does not.
+
+    Args:
+      name: of the estimator, or of an objective with one.
+      points: how many the line has; a tenth of them, or all of few, are marked.
+    """
+    place = in_order([*ESTIMATOR_COLOURS, name]).index(name)
+    marker = _MARKERS[place % len(_MARKERS)]
+    every = max(1, points // 10)
+    return {
+        "color": colour_of(name), "marker": marker, "markersize": 7 if marker in "12|_" else 4,
+        "markevery": (place % every, every),
+    }  # fmt: skip
+
+
+Ends = dict[str, tuple[float, Mapping[str, Any]]]
+"""Last value, and "color" and "marker", of lines by their names."""
+
+
+def label_ends(axes, ends: Ends, least: float = 0.045) -> None:
+    """Markers and names of lines at their right ends, moved so that none covers another.
+
+    Args:
+      axes: the panel, with its limits set.
+      ends: of the lines.
+      least: distance of two names, a share of the panel's height.
+    """
+    to_share = axes.transData + axes.transAxes.inverted()
+    inside = {
+        name: float(np.clip(to_share.transform((axes.get_xlim()[1], value))[1], 0, 1))
+        for name, (value, _) in ends.items()
+    }
+    names = sorted(inside, key=lambda name: inside[name])
+    heights = [inside[name] for name in names]
+    for place in range(1, len(heights)):
+        heights[place] = max(heights[place], heights[place - 1] + least)
+    over = max(0.0, heights[-1] - 1) if heights else 0.0
+    for name, height in zip(names, heights, strict=True):
+        style = ends[name][1]
+        axes.plot(
+            [1.02], [height - over], color=style["color"], marker=style["marker"], markersize=5,
+            transform=axes.transAxes, clip_on=False,
+        )  # fmt: skip
+        axes.text(
+            1.04, height - over, name, color=INK, fontsize=8, va="center", transform=axes.transAxes
+        )
 
 
 def colour_of(name: str) -> str:

@@ -8,7 +8,7 @@ import matplotlib
 import matplotlib.pyplot as plt
 import numpy as np
 
-from experiments.figures.style import INK, colour_of, in_order, legend, save
+from experiments.figures.style import INK, colour_of, in_order, legend, line_of, save
 
 
 def draw_overlay(
@@ -44,24 +44,27 @@ def draw_overlay(
         shown = []
         for ax, ours in zip(column, (True, False), strict=False):
             for estimator in in_order([*in_paper, *(row["estimator"] for row in here)]):
-                colour = colour_of(estimator)
                 cells = [cell for cell in table if cell["estimator"] == estimator]
                 for cell in cells if (estimator in in_paper) == ours else ():
                     of_cell = [row for row in here if row["row"] == cell["config_hash"]]
-                    label, style = estimator, "-"
+                    style = line_of(estimator, len({row["step"] for row in of_cell}))
+                    style |= {"label": estimator, "linestyle": "-"}
                     if cell["other_settings"]:
-                        label, style = f"{estimator}, other settings", ":"
+                        style |= {"label": f"{estimator}, other settings", "linestyle": ":"}
                     if of_cell:
-                        shown += _seeds(ax, of_cell, colour, label=label, linestyle=style)
+                        shown += _seeds(ax, of_cell, **style)
                 if ours and (task, estimator) in paper:
                     steps, nats = (np.array(one) for one in paper[task, estimator])
-                    ax.plot(*_on_plot(steps, nats, last), "--", color=colour, lw=1)
+                    x, y = _on_plot(steps, nats, last)
+                    style = line_of(estimator, len(x)) | {"markerfacecolor": "none", "linewidth": 1}
+                    ax.plot(x, y, linestyle="--", **style)
                     shown += nats[(steps <= last) & (steps >= last / 2)].tolist()
             if not ours:
                 best_steps, best = _lower_envelope(paper, task, last)
                 ax.plot(best_steps, best, "--", color=INK, lw=1, label="the paper's best")
                 shown += best
-            ax.set_title(title, fontsize=10, loc="left")
+            which = "estimators of the paper" if ours else "later estimators"
+            ax.set_title(f"{title}: {which}" if beyond else title, fontsize=10, loc="left")
             ax.set_xlabel("step")
             ax.xaxis.set_major_formatter(matplotlib.ticker.FuncFormatter(lambda x, _: f"{x:,.0f}"))
             ax.set_xlim(0, last * 1.01)
@@ -70,7 +73,7 @@ def draw_overlay(
             low = min(shown, default=0)
             ax.set_ylim(low - 0.5, min(max(shown, default=1) + 0.5, low + 22))
     for ax in grid[:, 0]:
-        ax.set_ylabel("test nats per image")
+        ax.set_ylabel("test nats per image (lower is better)")
     legend(figure, grid, "solid: ours\ndotted: ours, other settings\ndashed: the paper's")
     return save(figure, path)
 
@@ -83,14 +86,14 @@ def _on_plot(steps: np.ndarray, nats: np.ndarray, last: int) -> tuple[np.ndarray
 
 
 def _seeds(
-    axes, rows: Sequence[Mapping[str, Any]], color: str, value: str = "test_nats", **style
+    axes, rows: Sequence[Mapping[str, Any]], value: str = "test_nats", **style: Any
 ) -> list[float]:
     """Mean over seeds of a column and their range; returns the means of the second half."""
     steps = sorted({row["step"] for row in rows})
     values = [[row[value] for row in rows if row["step"] == step] for step in steps]
     low, mean, high = ([float(f(v)) for v in values] for f in (min, np.mean, max))
-    axes.plot(steps, mean, color=color, **style)
-    axes.fill_between(steps, low, high, color=color, alpha=0.2, linewidth=0)
+    axes.plot(steps, mean, **style)
+    axes.fill_between(steps, low, high, color=style["color"], alpha=0.2, linewidth=0)
     return [v for step, v in zip(steps, mean, strict=True) if step >= steps[-1] / 2]
 
 
@@ -130,8 +133,9 @@ def draw_classification(
             label = row["inference"] + (f" ({', '.join(details)})" if details else "")
             of_row = [one for one in rows if one["row"] == row["config_hash"]]
             if of_row:  # a report may have kept no curve of a row
-                style = ":" if own != "semisup" else "--" if longer else "-"
-                _seeds(ax, of_row, colour, value=name, label=label, linestyle=style)
+                style = line_of(row["inference"], len({one["step"] for one in of_row}))
+                style["linestyle"] = ":" if own != "semisup" else "--" if longer else "-"
+                _seeds(ax, of_row, value=name, label=label, **style)
             ax.errorbar(row["steps"], row[of_table], row[f"{of_table}_stderr"], fmt="o", ms=4,
                         color=colour, capsize=3)  # fmt: skip
             if (paper := row[f"paper_{of_table}"]) is not None:
@@ -139,7 +143,7 @@ def draw_classification(
         ax.set_xlabel("step")
         ax.xaxis.set_major_formatter(matplotlib.ticker.FuncFormatter(lambda x, _: f"{x:,.0f}"))
         ax.spines[["top", "right"]].set_visible(False)
-    panels[0].set_title("bound, nats per image", fontsize=10, loc="left")
-    panels[1].set_title("accuracy, %", fontsize=10, loc="left")
+    panels[0].set_title("bound, nats per image (higher is better)", fontsize=10, loc="left")
+    panels[1].set_title("accuracy, % (higher is better)", fontsize=10, loc="left")
     legend(figure, panels, "lines: validation\ndots: test, standard error\ntriangles: the paper's")
     return save(figure, path)

@@ -7,7 +7,16 @@ from typing import Any
 import matplotlib.pyplot as plt
 import numpy as np
 
-from experiments.figures.style import ESTIMATOR_COLOURS, INK, QUIET, legend, save
+from experiments.figures.style import (
+    ESTIMATOR_COLOURS,
+    INK,
+    QUIET,
+    Ends,
+    in_order,
+    label_ends,
+    line_of,
+    save,
+)
 
 _LEAST = 1e-3  # smaller biases and variances are drawn as this
 # Whose gradient goes through the samples; the decoder's goes around them.
@@ -46,11 +55,15 @@ def estimators_side_by_side(rows: Sequence[Mapping[str, Any]], title: str, path:
     rows = sorted(rows, key=lambda row: row["variance"])
     floor = _smallest_bias(rows[0])
     panels = (
-        ("bias", "bias / |gradient|", floor),
-        ("variance", "variance / |gradient|²", None),
-        ("variance_per_evaluation", "variance at equal\nevaluations of f", None),
-        ("variance_per_time", "variance at equal time\n(of one gumbel_softmax)", None),
-        ("cosine", "cosine of one estimate\nto the gradient", None),
+        ("bias", "bias / |gradient|\n(lower is better)", floor),
+        ("variance", "variance / |gradient|²\n(lower is better)", None),
+        ("variance_per_evaluation", "variance at equal evaluations\nof f (lower is better)", None),
+        (
+            "variance_per_time",
+            "variance at equal time (of one\ngumbel_softmax; lower is better)",
+            None,
+        ),
+        ("cosine", "cosine of one estimate to the\ngradient (higher is better)", None),
     )
     figure, axes = plt.subplots(
         1, len(panels), figsize=(15, 0.33 * len(rows) + 1.6), sharey=True, layout="constrained"
@@ -83,40 +96,54 @@ def _label(row: Mapping[str, Any]) -> str:
 def over_temperature(
     rows: Sequence[Mapping[str, Any]], column: str, heading: Callable[[Any], str], path: Path
 ) -> Path:
-    """Bias, variance and cosine over the temperature; one column for each value of ``column``."""
+    """Bias, variance and cosine over the temperature: a column of panels for each estimator.
+
+    Estimators without a temperature to choose are left out: ``estimators_side_by_side`` has them.
+
+    Args:
+      rows: of ``experiments.variance`` or ``experiments.toy``.
+      column: each of its values is a line.
+      heading: the name of a line.
+      path: where the figure goes.
+    """
     values = sorted({row[column] for row in rows})
+    swept = in_order(row["estimator"] for row in rows if row["at"] == "chosen")
+    rows = [row for row in rows if row["estimator"] in swept]
     panels = (
-        ("bias", "bias / |gradient|"),
-        ("variance", "variance / |gradient|²"),
-        ("cosine", "cosine of one estimate"),
+        ("bias", "bias / |gradient|\n(lower is better)"),
+        ("variance", "variance / |gradient|²\n(lower is better)"),
+        ("cosine", "cosine of one estimate\n(higher is better)"),
     )
     figure, grid = plt.subplots(
-        len(panels), len(values), figsize=(1.5 + 3.6 * len(values), 8.5), sharex=True,
-        sharey="row", squeeze=False, layout="constrained",
+        len(panels), max(1, len(swept)), figsize=(2.3 + 2.3 * max(1, len(swept)), 7.2),
+        sharex=True, sharey="row", squeeze=False, layout="constrained",
     )  # fmt: skip
-    swept = {row["estimator"] for row in rows if row["at"] == "chosen"}
-    for value, axes in zip(values, grid.T, strict=True):
-        here = [row for row in rows if row[column] == value]
-        for (name, _), ax in zip(panels, axes, strict=True):
-            for estimator in dict.fromkeys(row["estimator"] for row in here):
-                of_it = [row for row in here if row["estimator"] == estimator]
-                style = {"color": ESTIMATOR_COLOURS[estimator], "label": estimator}
-                if estimator in swept:
-                    _band(ax, of_it, name, "temperature", marker="o", markersize=3, **style)
-                elif not (name == "bias" and of_it[0]["bias_low"] <= _smallest_bias(of_it[0])):
-                    ax.axhline(of_it[0][name], linestyle=(0, (4, 2)), linewidth=1, **style)
+    colours = plt.get_cmap("viridis")(np.linspace(0, 0.8, len(values)))
+    markers = ("o", "s", "^", "D", "v")
+    for (name, label), line in zip(panels, grid, strict=True):
+        for estimator, ax in zip(swept, line, strict=False):
+            ends: Ends = {}
+            for place, value in enumerate(values):
+                of_it = [r for r in rows if (r["estimator"], r[column]) == (estimator, value)]
+                style = {"color": colours[place], "marker": markers[place % len(markers)]}
+                _band(ax, of_it, name, "temperature", markersize=4, **style)
+                if of_it:
+                    last = max(of_it, key=lambda row: row["temperature"])
+                    ends[heading(value)] = last[name], style
             ax.set_xscale("log")
             if name != "cosine":
                 ax.set_yscale("log")
+                positive = [row[name] for row in rows if row[f"{name}_low"] > 0] or [1.0]
+                ax.set_ylim(max(min(positive) / 2, _LEAST), 1.5 * max(positive))
+            ax.grid(color="#e8e8e8")
+            ax.set_axisbelow(True)
             ax.spines[["top", "right"]].set_visible(False)
-        axes[0].set_title(heading(value), fontsize=10, loc="left")
-        axes[-1].set_xlabel("temperature", fontsize=9)
-    for (name, label), ax in zip(panels, grid[:, 0], strict=True):
-        ax.set_ylabel(label, fontsize=9)
-        if name != "cosine":
-            positive = [row[name] for row in rows if row[f"{name}_low"] > 0] or [1.0]
-            ax.set_ylim(max(min(positive) / 2, _LEAST), 1.5 * max(positive))
-    legend(figure, grid, "lines: over the temperature\ndashes: without one, or learned")
+        if swept:
+            label_ends(line[-1], ends, least=0.075)
+        line[0].set_ylabel(label, fontsize=9)
+    for estimator, top, bottom in zip(swept, grid[0], grid[-1], strict=False):
+        top.set_title(estimator, fontsize=9, loc="left")
+        bottom.set_xlabel("temperature", fontsize=9)
     return save(figure, path)
 
 
@@ -157,21 +184,29 @@ def optimisation(
         if kind == "any" or (power == 2 and "quadratic" in kind)
     ]
     figure, axes = plt.subplots(
-        1, 2, figsize=(12, 4.2), sharex=True, sharey=True, layout="constrained"
+        1, 2, figsize=(12, 5.5), sharex=True, sharey=True, layout="constrained"
     )
+    labelled: list[tuple[Any, Ends]] = []
     for ax, title, names in (
         (axes[0], "unbiased for this f", unbiased),
         (axes[1], "biased", [name for name in kinds if name not in unbiased]),
     ):
+        ends: Ends = {}
         for name in names:
             of_it = [row for row in curves if row["estimator"] == name]
-            _band(ax, of_it, "loss", "step", color=ESTIMATOR_COLOURS[name], label=name)
+            style = line_of(name, len(of_it))
+            _band(ax, of_it, "loss", "step", **style)
+            ends[name] = max(of_it, key=lambda row: row["step"])["loss"], style
+        labelled.append((ax, ends))
         ax.axhline(best, color=QUIET, linewidth=1, zorder=0)
         ax.set_title(title, fontsize=10, loc="left")
         ax.set_xlabel("step")
         ax.spines[["top", "right"]].set_visible(False)
-    axes[0].set_ylabel(f"{_problem(target, power)}, the exact loss")
-    legend(figure, axes, f"{curves[0]['seeds']} runs each, 95 % bands\ngrey: the optimum")
+    axes[0].set_ylabel(f"{_problem(target, power)}, the exact loss (lower is better)")
+    for ax, ends in labelled:
+        label_ends(ax, ends)
+    about = f"{curves[0]['seeds']} runs each, 95 % bands; grey: the optimum"
+    figure.suptitle(about, fontsize=9, x=0.01, ha="left")
     return save(figure, path)
 
 
@@ -222,10 +257,10 @@ def gumbel_softmax_over_temperature(rows: Sequence[Mapping[str, Any]], path: Pat
             colour = ESTIMATOR_COLOURS["gumbel_softmax"] if temperature else INK
             ax.bar(classes, [row[name] for row in of_it], color=colour, width=0.8)
             if name == "expectation":  # steps: the class probabilities
-                ax.step(
-                    [*classes, classes[-1] + 1],
-                    [*(row["probability"] for row in of_it), of_it[-1]["probability"]],
-                    where="mid", color="#d55e00", linewidth=1,
+                ax.stairs(
+                    [row["probability"] for row in of_it],
+                    [*(k - 0.5 for k in classes), classes[-1] + 0.5],
+                    color="#d55e00", linewidth=1.2,
                 )  # fmt: skip
             ax.set_xlim(-0.6, len(classes) - 0.4)
             ax.set_ylim(0, 1.15 * highest if name == "expectation" else 1.02)
