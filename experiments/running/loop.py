@@ -193,7 +193,7 @@ def train_together(
                 run = _by_first(RunFolder, workdir, identity, dict(fields(config)), patience)
                 if run is not None:
                     stack.enter_context(run)
-                if (result := devices.of_first(run and run.result())) is not None:
+                if (result := _complete(run)) is not None:
                     _say(f"{workdir} is finished; remove it, or choose another --workdir, to run "
                          "again")  # fmt: skip
                     outcomes[place] = result
@@ -579,16 +579,24 @@ def _finish(member: _Member, stop: StopRequest) -> dict[str, Any]:
         member.check(split.metrics, means, "test", step)
         tested = {f"test/{name}": mean for name, mean in means.items()}
     test_seconds = time.perf_counter() - start
-    record = functools.partial(_record, member, tested, test_seconds, devices.local(params), step)
-    return devices.of_first(_by_first(record))
+    result = devices.of_first(_by_first(_write_result, member, tested, test_seconds, step))
+    stop.unsaved = False  # from here on a signal ends the process: figures are drawn by the next
+    if devices.any_of(stop.made):
+        raise _interrupted(config.num_steps)
+    with waiting("drawing the figures"):
+        _by_first(_draw, member, result, devices.local(params))
+    return result
 
 
-def _record(
-    member: _Member, tested: dict[str, float], test_seconds: float, params: Params, step: int
+def _complete(run: RunFolder | None) -> dict[str, Any] | None:
+    """The result of a run with nothing left to do, else None."""
+    return devices.of_first(run.result() if run and run.is_complete() else None)
+
+
+def _write_result(
+    member: _Member, tested: dict[str, float], test_seconds: float, step: int
 ) -> dict[str, Any]:
-    """Write the result of the parameters of a step, and draw the figures; returns the result."""
-    from experiments import figures  # matplotlib takes a second to import
-
+    """Write the result of the parameters of a step; returns it."""
     config, run = member.config, member.run
     assert run is not None
     rows = run.rows()
@@ -608,7 +616,13 @@ def _record(
         "config_hash": configuration.config_hash(config),
     }
     run.write_result(result)
-    with waiting("drawing the figures"):
-        pictures = member.task.pictures(params, random.key(_KEY_PICTURES))
-        figures.draw_run(rows, result, pictures, run.path / "figures")
     return result
+
+
+def _draw(member: _Member, result: dict[str, Any], params: Params) -> None:
+    from experiments import figures  # matplotlib takes a second to import
+
+    assert member.run is not None
+    pictures = member.task.pictures(params, random.key(_KEY_PICTURES))
+    with member.run.drawing() as folder:
+        figures.draw_run(member.run.rows(), result, pictures, folder)

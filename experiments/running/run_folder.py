@@ -6,17 +6,19 @@ metrics.jsonl    one object a row, flushed as it comes
 checkpoints/     orbax, the last two
 checkpoints.json SHA-256 of their files
 result.json      written once, at the end, with a digest of config, metrics and result
-figures/         PNG
+figures/         PNG, all of them or none
 damaged/         checkpoints that were found damaged, if any
 .lock            held by the process that runs here
 """
 
+import contextlib
 import importlib.util
 import json
 import os
 import platform
+import shutil
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import IO, Any, Self
 
@@ -68,7 +70,7 @@ class RunFolder:
         self._result: dict[str, Any] | None = None
         try:
             self._check(json.loads(json.dumps(identity)))
-            (path / "figures").mkdir(parents=True, exist_ok=True)
+            path.mkdir(parents=True, exist_ok=True)
             self._lock = lock(
                 path / ".lock",
                 f"is running in {path}; wait for it, or choose another --workdir",
@@ -160,6 +162,22 @@ class RunFolder:
         """Write result.json: the run is finished."""
         records.write_result(self.path, self._config, self._rows, result)
         self._result = finite(dict(result))
+
+    def is_complete(self) -> bool:
+        """Whether nothing is left to do: there is a result, and figures if they can be drawn."""
+        if self._result is None:
+            return False
+        return (self.path / "figures").is_dir() or not self.checkpoints.steps()
+
+    @contextlib.contextmanager
+    def drawing(self) -> Iterator[Path]:
+        """A folder for figures, which become those of the run together, once all are drawn."""
+        folder = self.path / "figures.tmp"
+        shutil.rmtree(folder, ignore_errors=True)  # of a process that was killed
+        folder.mkdir()
+        yield folder
+        shutil.rmtree(self.path / "figures", ignore_errors=True)
+        os.replace(folder, self.path / "figures")
 
     # --- checkpoints ---
 

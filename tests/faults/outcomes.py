@@ -7,8 +7,8 @@ import signal
 import sys
 import time
 import traceback
-from collections.abc import Callable, Iterator
-from typing import NamedTuple
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any, NamedTuple
 from unittest import mock
 
 from experiments.running import command_line
@@ -97,15 +97,24 @@ def _limit(seconds: float) -> Iterator[None]:
         signal.signal(signal.SIGALRM, before)
 
 
-def table(cases: list[Case]) -> str:
-    """A Markdown table: a row for each kind of fault, a column for each outcome."""
-    counts: dict[tuple[str, str], collections.Counter] = {}
+def counts(cases: Sequence[Case]) -> list[dict[str, Any]]:
+    """A row for each kind of fault: campaign, fault, and the number of each outcome."""
+    found: dict[tuple[str, str], collections.Counter] = {}
     for case in cases:
-        counts.setdefault((case.campaign, case.fault), collections.Counter())[case.outcome] += 1
-    total = collections.Counter(case.outcome for case in cases)
-    heads = [*Outcome][:2] + [f"{outcome} (wanted: 0)" for outcome in [*Outcome][2:]]
+        found.setdefault((case.campaign, case.fault), collections.Counter())[case.outcome] += 1
+    return [
+        {"campaign": campaign, "fault": fault} | {str(outcome): of[outcome] for outcome in Outcome}
+        for (campaign, fault), of in sorted(found.items())
+    ]
+
+
+def table(rows: Sequence[Mapping[str, Any]]) -> str:
+    """The counts as a Markdown table, with their sum."""
+    total = {str(outcome): sum(row[outcome] for row in rows) for outcome in Outcome}
+    heads = [f"{o}" if o in WANTED else f"{o} (wanted: 0)" for o in Outcome]
     lines = [f"| campaign | fault | number | {' | '.join(heads)} |", "|---|---|" + "---:|" * 6]
-    for (campaign, fault), of in [*counts.items(), (("all", ""), total)]:
-        numbers = [sum(of.values()), *(of[outcome] for outcome in Outcome)]
-        lines.append(f"| {campaign} | {fault} | {' | '.join(f'{n:,}' for n in numbers)} |")
+    for row in [*rows, {"campaign": "all", "fault": ""} | total]:
+        numbers = [row[outcome] for outcome in Outcome]
+        cells = " | ".join(f"{n:,}" for n in [sum(numbers), *numbers])
+        lines.append(f"| {row['campaign']} | {row['fault']} | {cells} |")
     return "\n".join(lines)

@@ -11,7 +11,7 @@ from experiments.running import config as configuration
 from experiments.running import loop
 from experiments.tasks import base
 from gsm.schedules import SCHEDULES
-from tests.experiments.runs import ROOT, rows_of, small
+from tests.experiments.runs import ROOT, result_of, rows_of, small, without_times
 
 
 def test_runs_together_are_the_runs_alone(tmp_path):
@@ -288,3 +288,25 @@ def test_a_result_is_written_before_figures_are_drawn(own_config, tmp_path, monk
     monkeypatch.setattr(figures, "draw_run", draw)
     loop.train(own_config(), tmp_path / "run")
     assert seen == [True]
+
+
+def test_a_run_that_ended_while_it_drew_draws_again(own_config, tmp_path, monkeypatch, capsys):
+    workdir = tmp_path / "run"
+    draw = figures.draw_run
+
+    def killed(rows, result, pictures, folder):
+        (folder / "half.png").write_bytes(b"")
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(figures, "draw_run", killed)
+    with pytest.raises(KeyboardInterrupt):
+        loop.train(own_config(), workdir)
+    first = result_of(workdir)
+    assert not (workdir / "figures").exists()
+    monkeypatch.setattr(figures, "draw_run", draw)
+    loop.train(own_config(), workdir)
+    assert without_times(result_of(workdir)) == without_times(first)
+    assert {path.name for path in (workdir / "figures").iterdir()} == {"height.png", "distance.png"}
+    assert "is finished" not in capsys.readouterr().err
+    loop.train(own_config(), workdir)
+    assert "is finished" in capsys.readouterr().err
