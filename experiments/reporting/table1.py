@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from experiments import figures
-from experiments.reporting import paper
+from experiments.reporting import paper, reinmax
 from experiments.reporting.layouts import Grid
 from experiments.reporting.offers import Offers
 from experiments.reporting.table import Along, Measure, Row, Table
@@ -71,7 +71,7 @@ def table(curves: paper.Curves) -> Table:
     return Table(
         name="table1",
         title="Table 1: test nats by estimator",
-        belongs=lambda run: run.task in ("vae", "sbn"),
+        belongs=lambda run: run.task in ("vae", "sbn") and not reinmax.is_grey(run),
         column=task,
         row=lambda run: run.estimator,
         titles=TASKS,

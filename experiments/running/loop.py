@@ -604,6 +604,7 @@ def _write_result(
     result = {
         **tested,
         **{name: value for name, value in of_step.items() if name.startswith("valid/")},
+        "train/loss": rows[-1]["loss"],  # of the last config.log_every steps
         "maximize": member.experiment.select.maximize,  # the metric that config.select names
         "selected_step": step,
         "steps": member.step,

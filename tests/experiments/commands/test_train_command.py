@@ -145,7 +145,8 @@ def test_one_command_trains_and_leaves_everything_in_the_folder(unbroken):
     assert ended.code == 0, ended.err
     result = result_of(workdir)
     assert set(result) == {
-        "test/nll", "test/rate", "valid/nll", "valid/rate", "maximize", "selected_step", "steps",
+        "test/nll", "test/rate", "train/loss", "valid/nll", "valid/rate", "maximize",
+        "selected_step", "steps",
         "seconds", "steps_per_second", "test_seconds", "estimator", "dataset", "seed",
         "config_hash", "digest",
     }  # fmt: skip

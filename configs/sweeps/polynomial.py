@@ -1,0 +1,17 @@
+"""Polynomial programming of Liu et al. 2023: three powers, all estimators, ten seeds.
+
+    python -m experiments.sweep --sweep=configs/sweeps/polynomial.py --backend=here --together=10
+    python -m experiments.report --runs=runs/sweep-polynomial --out=results/polynomial
+
+128 units, minibatches of 64, 8,000 steps of Adam at 1e-3. The relaxed estimators have the
+temperature 1, those of several samples four; no setting was chosen.
+"""
+
+from configs.sweeps import grid
+from gsm.registry import ESTIMATORS
+
+
+def get_sweep(argument: str = ""):
+    estimators = [name for name in ESTIMATORS if name != "exact"]  # 2 ** 128 outcomes
+    axes = {"model.power": (1.5, 2.0, 3.0), "estimator": estimators, "seed": range(10)}
+    return grid("configs/polynomial.py", axes)
