@@ -29,7 +29,7 @@ _LICENCES = {
     "digits": "the digits of scikit-learn (Alpaydin and Kaynak 1998, UCI), CC BY 4.0",
 }
 _METRICS = {
-    "nll": "negative bound on log p(x) with m = {samples} samples, nats; lower is better",
+    "nll": "negative bound on the log-likelihood with m = {samples} samples, nats; lower is better",
     "accuracy": "share of images that are classified correctly",
     "rate": "KL divergence of posterior and prior, nats",
     "marginal_nll": "negative bound with the class summed out, nats; lower is better",
@@ -55,7 +55,7 @@ Functions: {functions}; `experiments/running/trained.py` has their shapes.
 * **Training**: `{command}`; {steps:,} steps with the estimator `{estimator}`, seed {seed}, \
 on {device}. The parameters are those of step {selected_step:,}.
 * **Networks**: {network}. All fields of the configuration are in `run.json`.
-* **Data**: {data}; binarisation `{binarization}`. The model expects binary images of the \
+* **Data**: {data}; binarisation `{binarization}`{labels}. The model expects binary images of the \
 same size, white on black.
 * **Provenance**: commit `{git_commit}`, {time}; {versions}.
 * **Licence**: MIT, as the code.
@@ -71,11 +71,11 @@ def card(name: str, about: dict[str, Any], functions: list[str]) -> str:
       functions: those that the model has.
     """
     result, config, start = about["result"], about["config"], about["provenance"][-1]
-    samples = f"{config['evaluation.test_samples']:,}"
+    samples, labels = f"{config['evaluation.test_samples']:,}", config.get("labels.number")
     metrics = [
         f"| `{metric}` | {result[f'test/{metric}']:.4g} | {meaning.format(samples=samples)} |"
         for metric, meaning in _METRICS.items()
-        if f"test/{metric}" in result
+        if f"test/{metric}" in result and ("decode" in functions or metric == "accuracy")
     ]
     network = (
         f"`{field.removeprefix('model.')}` {value}"
@@ -92,6 +92,7 @@ def card(name: str, about: dict[str, Any], functions: list[str]) -> str:
         network=", ".join(network),
         data=_LICENCES.get(config["data.name"], config["data.name"]),
         binarization=config["data.binarization"],
+        labels=f"; {labels} of the training images have labels" if labels else "",
         versions=", ".join(versions),
     )
 
