@@ -48,13 +48,13 @@ def headline() -> str:
             if (point["task"], point["estimator"]) == (task, result["estimator"])
             and point["step"] == result["steps"]
         )
-        text = f"{what}, {result['steps']:,} steps: test nats"
+        text = f"{what}, {result['steps']:,} steps: `test/nll`, nats"
         ours = f"{result['test/nll']:.2f}"
         return [f"`{config}`", text, ours, f"{paper:.1f}", _minutes(result)]
 
     best = _result("semisup/semisup_best")
     accuracy = f"{100 * best['test/accuracy']:.2f} %"
-    of_best = f"100 labels, {best['steps']:,} steps: test accuracy"
+    of_best = f"100 labels, {best['steps']:,} steps: `test/accuracy`"
     return table(
         ["config", "experiment", "ours", "paper", "minutes"],
         [

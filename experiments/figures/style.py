@@ -44,8 +44,14 @@ ESTIMATOR_COLOURS = {
 """One colour per estimator, and multi-sample objective, in every figure of the project."""
 
 
-# In the order of ESTIMATOR_COLOURS: shapes that are alike have colours that are not.
-_MARKERS = ("o", "s", "1", "D", "v", "P", "X", "<", ">", "*", "p", "2", "d", "^", "|", "_")
+ESTIMATOR_MARKERS = {
+    "exact": "o", "score_function": "s", "nvil": "1", "rloo": "D", "disarm": "v", "arms": "+",
+    "local_expectation": "P", "muprop": "X", "rebar": "<", "relax": ">", "darn": "*",
+    "gumbel_softmax": "p", "decoupled_gumbel_softmax": "2", "straight_through": "d",
+    "slope_annealed_st": "^", "st_gumbel_softmax": "|", "gumbel_rao": "_", "reinmax": "h",
+    "gapped_straight_through": "x", "redge": "3", "vimco": "8", "iwae": "4",
+}  # fmt: skip
+"""One marker for each too: so many colours cannot all be told apart, least by the colour-blind."""
 
 BETTER = {
     "nll": "lower is better", "cost": "lower is better", "marginal_nll": "lower is better",
@@ -60,18 +66,19 @@ def with_direction(label: str, metric: str) -> str:
 
 
 def line_of(name: str, points: int) -> dict[str, Any]:
-    """Colour and marker of an estimator's line: the marker tells it where the colour does not.
+    """Colour and marker of the line of an estimator, or of an objective with one.
 
     Args:
-      name: of the estimator, or of an objective with one.
+      name: its name.
       points: how many the line has; a tenth of them, or all of few, are marked.
     """
-    place = in_order([*ESTIMATOR_COLOURS, name]).index(name)
-    marker = _MARKERS[place % len(_MARKERS)]
+    listed = _listed(name)
+    marker = ESTIMATOR_MARKERS.get(listed, "o")
     every = max(1, points // 10)
+    start = list(ESTIMATOR_MARKERS).index(listed) % every if listed in ESTIMATOR_MARKERS else 0
     return {
-        "color": colour_of(name), "marker": marker, "markersize": 7 if marker in "12|_" else 4,
-        "markevery": (place % every, every),
+        "color": colour_of(name), "marker": marker, "markersize": 7 if marker in "1234|_" else 4,
+        "markevery": (start, every),
     }  # fmt: skip
 
 

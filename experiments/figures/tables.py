@@ -111,7 +111,9 @@ def _lower_envelope(paper, task: str, last: int) -> tuple[list[int], list[float]
 def draw_classification(
     rows: Sequence[Mapping[str, Any]], table: Sequence[Mapping[str, Any]], path: Path
 ) -> Path:
-    """Bound and accuracy on validation over the steps, and on the test set at the end.
+    """The nll and accuracy on validation over the steps, and on the test set at the end.
+
+    On the test set it is that of the marginal bound, as in the table.
 
     Dashed: what an inference reached in more steps than in another row of the table.
 
@@ -123,7 +125,9 @@ def draw_classification(
     """
     figure, panels = plt.subplots(1, 2, figsize=(11, 4.2), layout="constrained")
     last = max(row["steps"] for row in table)
-    for ax, name, of_table in zip(panels, ("bound", "accuracy"), ("elbo", "accuracy"), strict=True):
+    for ax, name, of_table in zip(
+        panels, ("nll", "accuracy"), ("marginal_nll", "accuracy"), strict=True
+    ):
         for row in table:
             colour = colour_of(row["inference"])
             own = Path(row["config"]).stem
@@ -143,7 +147,11 @@ def draw_classification(
         ax.set_xlabel("step")
         ax.xaxis.set_major_formatter(matplotlib.ticker.FuncFormatter(lambda x, _: f"{x:,.0f}"))
         ax.spines[["top", "right"]].set_visible(False)
-    panels[0].set_title("bound, nats per image (higher is better)", fontsize=10, loc="left")
+    panels[0].set_title("nll, nats per image (lower is better)", fontsize=10, loc="left")
     panels[1].set_title("accuracy, % (higher is better)", fontsize=10, loc="left")
-    legend(figure, panels, "lines: validation\ndots: test, standard error\ntriangles: the paper's")
+    legend(
+        figure,
+        panels,
+        "lines: validation\ndots: test (nll: marginal),\nstandard error\ntriangles: the paper's",
+    )
     return save(figure, path)

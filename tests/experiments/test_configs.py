@@ -1,6 +1,7 @@
 """Every config builds, and trains a smoke interval of its own model on real digits."""
 
 import inspect
+import re
 
 import jax
 import numpy as np
@@ -8,6 +9,7 @@ import pytest
 from jax import random
 
 from experiments import data
+from experiments.figures import style
 from experiments.running import config as configuration
 from experiments.running import loop, training
 from experiments.running.evaluation import evaluate
@@ -85,12 +87,21 @@ def test_a_config_s_docstring_is_the_command_and_its_default_is_mnist(path, monk
         ("polynomial", {"cost": False}),
     ],
 )
-def test_metrics_that_may_choose_are_measured_on_validation(name, metrics, digits):
+def test_metrics_that_may_choose_are_measured_on_validation_and_all_are_in_the_glossary(
+    name, metrics, digits
+):
     for metric, maximize in metrics.items():
         config = configuration.load(f"{ROOT}/configs/{name}.py:digits")
         config.select = metric
         dataset = digits if "data" in config else None
-        assert loop.build(configuration.check(config), dataset).select.maximize == maximize
+        built = loop.build(configuration.check(config), dataset)
+        assert built.select.maximize == maximize
+    glossary = (ROOT / "docs" / "concepts.md").read_text().partition("## Glossary")[2]
+    for split in built.task.held_out.values():
+        for metric, of_metric in split.metrics.items():
+            (better,) = re.findall(rf"^\| `{metric}` \|.*\| (\w*) ?\|$", glossary, re.M)
+            assert better in ("higher" if of_metric.maximize else "lower", "")
+            assert style.BETTER.get(metric, "").partition(" ")[0] == better
     config.select = "none"
     with pytest.raises(ConfigError, match=f"config.select must be one of {', '.join(metrics)}"):
         configuration.check(config)

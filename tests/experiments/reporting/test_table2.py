@@ -25,15 +25,15 @@ def test_the_accuracy_on_validation_chooses(tmp_path):
     assert len(rows) == 3
     row = rows["exact", "configs/semisup.py"]
     assert (row["seeds"], row["steps"], row["alpha"]) == (2, 50_000, 0.1)
-    assert (row["elbo"], row["elbo_stderr"]) == (-107.5, 0.5)
+    assert (row["marginal_nll"], row["marginal_nll_stderr"]) == (107.5, 0.5)
     assert row["accuracy"] == pytest.approx(93.0)
     assert row["accuracy_stderr"] == pytest.approx(1.0)
-    assert (row["paper_elbo"], row["paper_accuracy"]) == (-106.8, 92.6)
+    assert (row["paper_marginal_nll"], row["paper_accuracy"]) == (106.8, 92.6)
     assert row["best_test_accuracy"] == pytest.approx(99.0)
     assert rows["reinmax", "configs/semisup.py"]["accuracy_stderr"] is None
-    assert rows["reinmax", "configs/semisup.py"]["paper_elbo"] is None
+    assert rows["reinmax", "configs/semisup.py"]["paper_marginal_nll"] is None
     assert rows["exact", "configs/semisup_best.py"]["accuracy"] == pytest.approx(97.5)
-    assert "(`exact`) | `semisup` | 1, 0.1 | 50,000 x 100 | 2 | -107.5 ± 0.5 (-106.8)" in shown
+    assert "(`exact`) | `semisup` | 1, 0.1 | 50,000 x 100 | 2 | 107.5 ± 0.5 (106.8)" in shown
     assert [row["alpha"] for row in read(out / "table2_pilots.csv")] == [0.1]
     assert "secret" not in (out / "table2.json").read_text()
     assert not (out / "table1.csv").exists()
@@ -42,7 +42,7 @@ def test_the_accuracy_on_validation_chooses(tmp_path):
         "a": "a", "b": "a", "c": None, "d": "d", "e": "e"
     }  # fmt: skip
     point = curves["b", 25_000]
-    assert (point["bound"], point["accuracy"]) == (-110.0, 85.0)
+    assert (point["nll"], point["accuracy"]) == (110.0, 85.0)
     assert curves["b", 50_000]["accuracy"] == 95.0
     height, width, _ = matplotlib.image.imread(out / "table2.png").shape
     assert 400 < height < width < 4000
@@ -68,8 +68,8 @@ def test_it_says_what_its_errors_are_and_which_rows_can_be_distinguished(tmp_pat
     shown = report(tmp_path / "out", tmp_path)
     assert "±: standard error of the mean over the seeds; a row of one seed has none." in shown
     assert "| 94.1 ± 0.1 (92.6) |" in shown
-    assert "| 1 | -107.0 (-110.7) | 70.0 (93.6) |" in shown
-    assert shown.endswith("* bound: none\n* accuracy: `exact` above `rloo`\n")
+    assert "| 1 | 107.0 (110.7) | 70.0 (93.6) |" in shown
+    assert shown.endswith("* marginal nll: none\n* accuracy: `exact` better than `rloo`\n")
 
 
 def test_rivals_are_compared_on_the_seeds_that_all_of_them_have(tmp_path):
