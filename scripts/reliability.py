@@ -23,7 +23,7 @@ from absl import logging
 from experiments.running.terminal import say
 from experiments.storage.files import read_json, write_atomically, write_json
 from experiments.storage.provenance import provenance
-from tests.faults import folders, kills, malformed, outcomes
+from tests.faults import disks, folders, kills, malformed, outcomes
 from tests.faults.outcomes import Case
 
 _OUT = Path("results/reliability.json")
@@ -49,7 +49,14 @@ def _kills(share: float, folder: Path) -> Iterator[Case]:
     yield from kills.campaign({s: max(1, round(share * n)) for s, n in _SIGNALS.items()}, folder)
 
 
-CAMPAIGNS = {"malformed": _malformed, "folders": _folders, "kills": _kills}
+def _disks(share: float, folder: Path) -> Iterator[Case]:
+    try:
+        yield from disks.campaign(folder, disks.MOMENTS if share == 1 else disks.MOMENTS[:1])
+    except disks.CannotMount as error:
+        sys.exit(f"error: disks: {error}")
+
+
+CAMPAIGNS = {"malformed": _malformed, "folders": _folders, "kills": _kills, "disks": _disks}
 
 
 def main() -> None:

@@ -10,6 +10,7 @@ print pages about it.
 import hashlib
 import os
 import shutil
+import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -69,6 +70,7 @@ class Checkpoints:
                 how["multiprocessing_options"] = ocp.options.MultiprocessingOptions(
                     active_processes={0}, barrier_sync_key_prefix="first"
                 )
+            _silence_closed_loops()
             verbosity = logging.get_verbosity()
             if self._read_only:  # orbax warns of every option that it then sets
                 logging.set_verbosity(logging.ERROR)
@@ -235,6 +237,26 @@ def plain(leaf: Any) -> np.ndarray:
 def _like(array: np.ndarray, leaf: Any) -> jax.Array:
     """A plain array as the kind of leaf that it was, on the default device."""
     return random.wrap_key_data(jnp.asarray(array)) if is_key(leaf) else jnp.asarray(array)
+
+
+def _silence_closed_loops() -> None:
+    """Print nothing when a thread of orbax's meets a loop that another one closed over an error.
+
+    Python can only print what such a thread raises; the error itself is raised where it is waited
+    for.
+    """
+    if sys.unraisablehook is _unless_closed_loop:
+        return
+    _hooks.append(sys.unraisablehook)
+    sys.unraisablehook = _unless_closed_loop
+
+
+_hooks: list[Any] = []
+
+
+def _unless_closed_loop(unraisable: Any) -> None:
+    if str(unraisable.exc_value) != "Event loop is closed":
+        _hooks[-1](unraisable)
 
 
 def _digests_of(folder: Path) -> dict[str, str]:

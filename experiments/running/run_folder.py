@@ -26,13 +26,22 @@ from experiments.running.checkpoints import Checkpoints
 from experiments.running.terminal import say
 from experiments.storage import records
 from experiments.storage.errors import RecordError
-from experiments.storage.files import finite, read_json, write_atomically, write_json
+from experiments.storage.files import finite, read_json, write_atomically, write_json, writing
 from experiments.storage.provenance import provenance
 
 try:
     import fcntl
 except ImportError:  # not a Unix
     fcntl = None  # type: ignore[assignment]
+
+
+_SECONDS_OF_EVENTS = 10
+"""Between two times that events are written to the disk."""
+# What a start leaves behind that failed before there was a config.json.
+_LEFTOVERS = {
+    ".lock", "config.json.tmp", "checkpoints", "checkpoints.json", "events", "figures",
+    "figures.tmp",
+}  # fmt: skip
 
 
 class RunFolderError(RecordError):
@@ -98,7 +107,7 @@ class RunFolder:
             raise RunFolderError(f"{self.path} is a file; a run needs a folder")
         before = self._read("config.json", records.check_config, "choose another --workdir")
         if before is None:
-            if self.path.exists() and any(self.path.iterdir()):
+            if self.path.exists() and not self._holds_leftovers_only():
                 raise RunFolderError(
                     f"{self.path} holds other files and no config.json; choose another --workdir"
                 )
@@ -116,6 +125,11 @@ class RunFolder:
                 f"{self.path} holds a run of another config; they differ in "
                 f"{', '.join(different)}. Choose another --workdir, or remove that folder"
             )
+
+    def _holds_leftovers_only(self) -> bool:
+        names = {path.name for path in self.path.iterdir()}
+        saved = any(path.name.isdecimal() for path in self.path.glob("checkpoints/*"))
+        return names <= _LEFTOVERS and not saved
 
     def _read(self, name: str, check: Callable[[Any, str], None], advice: str) -> Any:
         """The checked content of a JSON file; None where there is none."""
@@ -145,8 +159,10 @@ class RunFolder:
 
     def append(self, row: Mapping[str, Any]) -> None:
         """Append a row to metrics.jsonl. A number that is not finite becomes null."""
+        if not (self.path / "config.json").exists():
+            raise RunFolderError(f"{self.path} has gone; the same command starts the run anew")
         line = json.dumps(finite(row))
-        with (self.path / "metrics.jsonl").open("a") as file:
+        with writing(self.path / "metrics.jsonl"), (self.path / "metrics.jsonl").open("a") as file:
             file.write(line + "\n")
         self._rows.append(json.loads(line))
 
@@ -174,10 +190,11 @@ class RunFolder:
         """A folder for figures, which become those of the run together, once all are drawn."""
         folder = self.path / "figures.tmp"
         shutil.rmtree(folder, ignore_errors=True)  # of a process that was killed
-        folder.mkdir()
-        yield folder
-        shutil.rmtree(self.path / "figures", ignore_errors=True)
-        os.replace(folder, self.path / "figures")
+        with writing(folder):
+            folder.mkdir()
+            yield folder
+            shutil.rmtree(self.path / "figures", ignore_errors=True)
+            os.replace(folder, self.path / "figures")
 
     # --- checkpoints ---
 
@@ -273,9 +290,12 @@ def lock(path: Path, held: str, patience: float = 0) -> IO[str] | None:
             raise RunFolderError(f"{holder} {held}") from None
         except OSError:  # a file system without locks
             pass
-        file.truncate(0)
-        file.write(f"process {os.getpid()} on {platform.node()}")
-        file.flush()
+        try:
+            os.ftruncate(file.fileno(), 0)
+            os.write(file.fileno(), f"process {os.getpid()} on {platform.node()}".encode())
+        except OSError:  # the disk is full
+            file.close()
+            raise
         return file
 
 
@@ -284,17 +304,28 @@ class Events:
 
     def __init__(self, path: Path):
         self._writer = None
+        self._flushed = time.monotonic()
         if importlib.util.find_spec("tensorboardX"):
-            from tensorboardX import SummaryWriter
+            # Without the thread of SummaryWriter, whose errors nobody can catch.
+            from tensorboardX.event_file_writer import EventsWriter
 
-            self._writer = SummaryWriter(str(path / "events"))
+            (path / "events").mkdir(exist_ok=True)
+            self._writer = EventsWriter(str(path / "events" / "events"))
 
     def add(self, row: Mapping[str, Any]) -> None:
         """Write each number of a metrics row at the row's step."""
-        if self._writer is not None:
-            for name, value in row.items():
-                if name != "step":
-                    self._writer.add_scalar(name, value, row["step"])
+        if self._writer is None:
+            return
+        from tensorboardX.proto.event_pb2 import Event
+        from tensorboardX.summary import scalar
+
+        for name, value in row.items():
+            if name != "step":
+                event = Event(wall_time=time.time(), step=row["step"], summary=scalar(name, value))
+                self._writer.write_event(event)
+        if time.monotonic() - self._flushed > _SECONDS_OF_EVENTS:
+            self._flushed = time.monotonic()
+            self._writer.flush()
 
     def close(self) -> None:
         """Flush what was written."""

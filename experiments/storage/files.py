@@ -1,14 +1,26 @@
 """JSON and CSV files, each written as a whole or not at all."""
 
+import contextlib
 import csv
 import io
 import json
 import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from experiments.storage.errors import RecordError
+
+
+@contextlib.contextmanager
+def writing(path: Path) -> Iterator[None]:
+    """Name the file in the errors of writing it: that of a full disk names none."""
+    try:
+        yield
+    except OSError as error:
+        if error.filename is None and error.strerror is not None:
+            error.filename = str(path)
+        raise
 
 
 def write_atomically(path: Path, text: str) -> None:
@@ -17,13 +29,17 @@ def write_atomically(path: Path, text: str) -> None:
     Args:
       path: the file; an existing one is replaced.
       text: its content.
+
+    Raises:
+      OSError: it cannot be written; the message names it.
     """
     temporary = path.with_name(path.name + ".tmp")
-    with temporary.open("w") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())  # or a loss of power could leave the new name and no content
-    os.replace(temporary, path)
+    with writing(path):
+        with temporary.open("w") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())  # or a loss of power could leave the new name and no content
+        os.replace(temporary, path)
 
 
 def sync(folder: Path) -> None:

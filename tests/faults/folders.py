@@ -9,7 +9,7 @@ import functools
 import io
 import random
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 from unittest import mock
@@ -26,7 +26,7 @@ from tests.experiments import runs
 from tests.experiments.runs import result_of, rows_of, without_times
 from tests.faults import outcomes
 from tests.faults.damages import DAMAGES
-from tests.faults.outcomes import Case, Outcome
+from tests.faults.outcomes import Case
 
 CONFIG = "--config=tests/faults/classifier.py"
 STOPPED = "stopped in the middle"
@@ -60,18 +60,11 @@ def campaign(number: int, folder: Path) -> Iterator[Case]:
             (copy / file).unlink()
             if content is not None:
                 (copy / file).write_bytes(content)
-            outcome, detail = _quiet(functools.partial(attempt, originals, state, copy))
+            outcome, detail = outcomes.judge_quietly(
+                functools.partial(attempt, originals, state, copy)
+            )
             where = f" after {file} of a run {state}: {damage} ({seed})"
             yield Case(f"damage to a run {state}", name, outcome, detail + where)
-
-
-def _quiet(attempt: Callable[[], object]) -> tuple[Outcome, str]:
-    """Judge, with nothing printed; a traceback of another thread counts as one."""
-    with contextlib.redirect_stderr(io.StringIO()) as told, contextlib.redirect_stdout(None):
-        outcome, detail = outcomes.judge(attempt)
-    if "Traceback" in told.getvalue():
-        return Outcome.TRACEBACK, told.getvalue()[-600:]
-    return outcome, detail
 
 
 def _originals(folder: Path) -> Originals:

@@ -3,6 +3,7 @@
 import collections
 import contextlib
 import enum
+import io
 import signal
 import sys
 import time
@@ -44,7 +45,7 @@ class _Hang(BaseException):
     """The time is over; no ``except Exception`` takes it for an error."""
 
 
-def judge(attempt: Callable[[], object], seconds: float = 60) -> tuple[Outcome, str]:
+def judge(attempt: Callable[[], object], seconds: float = 300) -> tuple[Outcome, str]:
     """Do what a command does, in this process, and say how it ended.
 
     Args:
@@ -73,6 +74,15 @@ def judge(attempt: Callable[[], object], seconds: float = 60) -> tuple[Outcome, 
     if time.monotonic() - start > seconds:
         return Outcome.HANG, f"more than {seconds:g} s"
     return (Outcome.WRONG, str(wrong)) if wrong else (Outcome.HELD, "")
+
+
+def judge_quietly(attempt: Callable[[], object]) -> tuple[Outcome, str]:
+    """Judge, with nothing printed; a traceback of another thread counts as one."""
+    with contextlib.redirect_stderr(io.StringIO()) as told, contextlib.redirect_stdout(None):
+        outcome, detail = judge(attempt)
+    if "Traceback" in told.getvalue():
+        return Outcome.TRACEBACK, told.getvalue()[-600:]
+    return outcome, detail
 
 
 def of_exit(status: object) -> tuple[Outcome, str]:

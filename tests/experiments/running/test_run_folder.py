@@ -195,6 +195,27 @@ def test_an_empty_folder_serves(tmp_path):
     assert open_run(tmp_path).rows() == []
 
 
+def test_what_a_failed_start_left_is_no_other_files(tmp_path):
+    """Of a disk that was full, or a folder that was removed while orbax wrote into it."""
+    (tmp_path / "checkpoints" / "5.orbax-checkpoint-tmp").mkdir(parents=True)
+    (tmp_path / ".lock").write_text("process 1")
+    open_run(tmp_path).close()
+    (tmp_path / "config.json").unlink()
+    (tmp_path / "provenance.json").unlink()
+    (tmp_path / "checkpoints" / "5").mkdir()
+    with pytest.raises(RunFolderError, match="holds other files and no config"):
+        open_run(tmp_path)
+
+
+def test_a_folder_that_was_removed_is_not_begun_again(run):
+    import shutil
+
+    shutil.rmtree(run.path)
+    with pytest.raises(RunFolderError, match="has gone"):
+        run.append({"step": 1, "loss": 1.0})
+    assert not run.path.exists()
+
+
 @pytest.mark.parametrize("below", ["", "run", "some/run"])
 def test_a_file_is_no_folder(tmp_path, below):
     (tmp_path / "file").write_text("here")
