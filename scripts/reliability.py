@@ -10,11 +10,13 @@ not, and says what.
 """
 
 import argparse
+import multiprocessing
 import signal
 import sys
 import tempfile
 import time
 from collections.abc import Iterator
+from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -32,13 +34,23 @@ _MALFORMED = {
     ".npy image": 1_000, "PNG image": 800, ".amat data set": 300, ".mat data set": 800,
     "IDX data set": 500, "record of a run": 1_200,
 }  # fmt: skip
+_PROCESSES = 4
 _SIGNALS = {signal.SIGKILL: 60, signal.SIGTERM: 40, signal.SIGINT: 40}
 _DAMAGES = 200
 
 
 def _malformed(share: float, folder: Path) -> Iterator[Case]:
-    for kind, number in _MALFORMED.items():
-        yield from malformed.campaign(kind, max(1, round(share * number)), folder)
+    with ProcessPoolExecutor(_PROCESSES, multiprocessing.get_context("spawn")) as pool:
+        numbers = [max(1, round(share * number)) for number in _MALFORMED.values()]
+        for cases in pool.map(_of_kind, _MALFORMED, numbers, [folder] * len(numbers)):
+            yield from cases
+
+
+def _of_kind(kind: str, number: int, folder: Path) -> list[Case]:
+    logging.set_verbosity(logging.FATAL)  # as the commands do
+    place = folder / kind
+    place.mkdir()
+    return list(malformed.campaign(kind, number, place))
 
 
 def _folders(share: float, folder: Path) -> Iterator[Case]:
