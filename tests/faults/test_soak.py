@@ -50,8 +50,8 @@ def test_a_million_steps_leave_memory_files_and_compilations_flat(tmp_path, monk
 
     # After a tenth everything has happened once: rows, evaluations, checkpoints put away.
     before, after = looks[_ROWS // 10], looks[-1]
-    print(f"memory {before[0] / 1e6:.1f} to {after[0] / 1e6:.1f} MB, open files {before[1]} to "
-          f"{after[1]}, files {before[2]} to {after[2]}, programs {before[3]} to {after[3]}")  # fmt: skip
+    names = ("bytes of memory", "open files", "files", "programs")
+    print(*(f"{n}: {b:,} to {a:,}" for n, b, a in zip(names, before, after, strict=True)), sep="; ")
     assert after[0] - before[0] < 30e6
     assert after[1] <= before[1] + 2
     assert after[2] <= before[2] + 20  # of a checkpoint that is being written
