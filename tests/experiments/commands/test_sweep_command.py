@@ -9,8 +9,7 @@ import time
 import matplotlib.image
 import pytest
 
-from experiments import sweep
-from tests.experiments.runs import ROOT, here
+from tests.experiments.runs import ROOT
 from tests.experiments.sweeping.stand_ins import rows_of, write_sweep
 
 
@@ -54,19 +53,6 @@ def test_shares_of_a_slurm_array_are_the_sweep(tmp_path):
     assert command(*options).returncode == 0
     assert sorted(row["seed"] for row in runs_of(tmp_path / "run")) == ["0", "1", "2"]
     assert starts == {p: p.read_text() for p in tmp_path.glob("run/points/*/provenance.json")}
-
-
-@pytest.mark.parametrize(
-    ("share", "message"),
-    [
-        ("2/2", "must be I/N with I from 0 to N - 1, such as 0/8; got '2/2'"),
-        ("a", "must be I/N with I from 0 to N - 1, such as 0/8; got 'a'"),
-        ("5/6", "the sweep has 1 runs; nothing is left for it"),
-    ],
-)
-def test_a_share_that_cannot_be_is_refused(share, message, tmp_path):
-    options = (f"--sweep={write_sweep(tmp_path, [{}])}", f"--share={share}")
-    assert message in str(here(sweep.main, *options))
 
 
 @pytest.mark.slow
@@ -168,26 +154,51 @@ def test_workers_end_with_a_killed_driver_and_a_second_driver_is_refused(tmp_pat
     assert [(row["steps"], row["error"]) for row in rows] == [("6000", "")] * 2
 
 
-@pytest.mark.parametrize(
-    ("options", "message"),
-    [
-        ((), "name one sweep file, --sweep=FILE, or one config, --config=FILE --grid"),
-        (("--sweep=configs/sweeps/anealing.py",), "no sweep file 'configs/sweeps/anealing.py'; "),
-        (
-            ("--sweep=configs/sweeps/annealing.py:digits", "--pilot_steps=5"),
-            "--pilot_steps: configs/sweeps/annealing.py:digits names no fields in PILOT",
-        ),
-        (
-            ("--sweep=configs/sweeps/annealing.py:digits", "--backend=ray"),
-            "on all network interfaces: --start_open_ray permits that",
-        ),
-    ],
-)
-def test_a_mistake_is_one_line(options, message, tmp_path, monkeypatch):
+ANNEALING = "--sweep=configs/sweeps/annealing.py:digits"
+REFUSED = [
+    ([], "name one sweep file, --sweep=FILE, or one config, --config=FILE --grid"),
+    (["--config=configs/cat_vae.py"], "--config needs the fields to vary: --grid "),
+    (["--sweep=configs/sweeps/anealing.py"], "no sweep file 'configs/sweeps/anealing.py'; "),
+    (
+        [ANNEALING, "--pilot_steps=5"],
+        "--pilot_steps: configs/sweeps/annealing.py:digits names no fields in PILOT",
+    ),
+    ([ANNEALING, "--backend=ray"], "on all network interfaces: --start_open_ray permits that"),
+    ([ANNEALING, "--share=2/2"], "must be I/N with I from 0 to N - 1, such as 0/8; got '2/2'"),
+    ([ANNEALING, "--share=a"], "must be I/N with I from 0 to N - 1, such as 0/8; got 'a'"),
+]
+
+
+def test_mistakes_are_reported_in_one_line_and_nothing_is_written(tmp_path, monkeypatch):
+    """In one process: that of a command takes seconds to begin."""
     monkeypatch.delenv("RAY_ADDRESS", raising=False)
-    done = command(*options, f"--workdir={tmp_path / 'w'}")
-    assert done.returncode == 1
-    assert not (tmp_path / "w").exists()
-    assert message in done.stderr
-    assert done.stderr.count("\n") == 1
-    assert not (tmp_path / "w").exists()
+    workdir, lone = tmp_path / "w", write_sweep(tmp_path, [{}])
+    refused = [([*options, f"--workdir={workdir}"], message) for options, message in REFUSED]
+    refused.append(
+        ([f"--sweep={lone}", f"--workdir={tmp_path / 'lone'}", "--share=5/6"],
+         "the sweep has 1 runs; nothing is left for it")
+    )  # fmt: skip
+    code = f"""
+import sys
+from absl.testing import flagsaver
+from experiments import sweep
+from experiments.running import command_line
+for options in {[options for options, _ in refused]}:
+    sys.argv = ["experiments/sweep.py", *options]
+    with flagsaver.flagsaver():
+        try:
+            command_line._parse(sys.argv)
+            with command_line.one_line_errors():
+                sweep.main()
+        except SystemExit as end:
+            print(end.code)
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True
+    )
+    lines = done.stdout.splitlines()
+    assert len(lines) == len(refused), done.stdout
+    for line, (_, message) in zip(lines, refused, strict=True):
+        assert line.startswith("error: ")
+        assert message in line
+    assert not workdir.exists()
