@@ -17,6 +17,7 @@ import jaxlib
 import numpy as np
 from jax import lax, random
 
+from experiments.running import devices
 from experiments.tasks import bounds
 from gsm import distributions
 from gsm.estimators import exact
@@ -204,6 +205,7 @@ def error(name: str) -> float:
 
 
 def main() -> None:
+    devices.keep_float32()
     print(f"jaxlib {jaxlib.__version__}, {jax.default_backend()}: largest relative error")
     errors = {name: error(name) for name in PATTERNS}
     for name, of_pattern in errors.items():

@@ -78,6 +78,16 @@ def peer_lost() -> Iterator[None]:
         ) from None
 
 
+def keep_float32() -> None:
+    """Multiply float32 matrices in float32 on every device, unless the user chose a precision.
+
+    GPUs and TPUs would by default round the factors to TF32 or bfloat16; the numbers in
+    ``results/`` are those of float32. ``JAX_DEFAULT_MATMUL_PRECISION=default`` takes the faster products.
+    """
+    if jax.default_backend() != "cpu" and jax.config.jax_default_matmul_precision is None:
+        jax.config.update("jax_default_matmul_precision", "highest")
+
+
 def several_processes() -> bool:
     """Whether the run has more processes than this one."""
     return jax.process_count() > 1

@@ -92,6 +92,7 @@ def build(config: ConfigDict, dataset: Any, shared: Experiment | None = None) ->
       shared: an experiment whose config differs in the seed and in traced fields only; its arrays
         and compiled functions then serve this one too.
     """
+    devices.keep_float32()
     mesh = devices.mesh_of(config)
     settings = devices.place(mesh, training.settings_of(config))
     task = tasks.find(config.task).build(config, dataset)

@@ -121,6 +121,23 @@ def test_a_mesh_that_cannot_be_is_refused(changes, message):
         loop.build(polynomial(**changes), None)
 
 
+@pytest.mark.parametrize(
+    ("backend", "chosen", "kept"),
+    [("cpu", None, None), ("gpu", None, "highest"), ("gpu", "default", "default")],
+)
+def test_products_on_accelerators_are_of_float32_unless_the_user_chose(
+    backend, chosen, kept, monkeypatch
+):
+    before = jax.config.jax_default_matmul_precision
+    monkeypatch.setattr(jax, "default_backend", lambda: backend)
+    try:
+        jax.config.update("jax_default_matmul_precision", chosen)
+        devices.keep_float32()
+        assert jax.config.jax_default_matmul_precision == kept
+    finally:
+        jax.config.update("jax_default_matmul_precision", before)
+
+
 # --- several processes -----------------------------------------------------------------------
 
 COMMAND = (
