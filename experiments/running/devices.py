@@ -82,7 +82,8 @@ def keep_float32() -> None:
     """Multiply float32 matrices in float32 on every device, unless the user chose a precision.
 
     GPUs and TPUs would by default round the factors to TF32 or bfloat16; the numbers in
-    ``results/`` are those of float32. ``JAX_DEFAULT_MATMUL_PRECISION=default`` takes the faster products.
+    ``results/`` are those of float32. ``JAX_DEFAULT_MATMUL_PRECISION=default`` takes
+    the faster products.
     """
     if jax.default_backend() != "cpu" and jax.config.jax_default_matmul_precision is None:
         jax.config.update("jax_default_matmul_precision", "highest")
