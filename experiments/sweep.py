@@ -25,12 +25,16 @@ A sweep file that names fields in ``PILOT`` can be run as ``--pilot_steps=20000`
 the first seed runs that long, without a look at the test set, and of the points that differ in
 these fields only, the best on validation alone (all that are equally good) is run in full, with all
 its seeds.
+
+``--search temperature.rate=1e-6:1e-3:log --trials=30`` proposes the points of one config instead,
+each batch by what validation said of the earlier ones (Optuna). The folders are a sweep's.
 """
 
 import functools
 import os
 import subprocess
 import sys
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from absl import flags
@@ -38,7 +42,8 @@ from absl import flags
 from experiments.running import command_line
 from experiments.running.run_folder import lock
 from experiments.running.terminal import say, waiting
-from experiments.sweeping import outcomes, points, workers
+from experiments.sweeping import outcomes, points, search, workers
+from experiments.sweeping.jobs import Outcome
 from experiments.tasks.checks import ConfigError
 
 _SWEEP = flags.DEFINE_string("sweep", None, "Sweep file, with its argument.")
@@ -46,6 +51,12 @@ _CONFIG = flags.DEFINE_string("config", None, "In its place, a config file, with
 _GRID = flags.DEFINE_multi_string(
     "grid", [], "FIELD=VALUE,VALUE: an axis of the sweep; may be repeated. One value sets a field."
 )
+_SEARCH = flags.DEFINE_multi_string(
+    "search", [],
+    "FIELD=LOW:HIGH, FIELD=LOW:HIGH:log or FIELD=VALUE,VALUE: a field of a Bayesian search on "
+    "validation; may be repeated. --grid with one value sets a field beside it.",
+)  # fmt: skip
+_TRIALS = flags.DEFINE_integer("trials", 20, "Points of a --search.", lower_bound=1)
 _WORKDIR = flags.DEFINE_string("workdir", None, "Folder; default: runs/sweep-FILE-ARGUMENT-FIELDS.")
 _BACKEND = flags.DEFINE_enum(
     "backend", "workers", ["here", "workers", "ray"],
@@ -83,7 +94,9 @@ def main() -> None:
     named = _SWEEP.value or _CONFIG.value
     if not named or (_SWEEP.value and _CONFIG.value):
         raise ConfigError("name one sweep file, --sweep=FILE, or one config, --config=FILE --grid")
-    if _CONFIG.value and not _GRID.value:
+    if _SEARCH.value and not (_CONFIG.value and _SHARE.value is None):
+        raise ConfigError("--search needs --config=FILE, and chooses its own points: no --share")
+    if _CONFIG.value and not _GRID.value and not _SEARCH.value:
         raise ConfigError("--config needs the fields to vary: --grid temperature.rate=1e-5,1e-4")
     with waiting("reading the points"):
         sweep = points.load_sweep(named, _NUM_STEPS.value, _GRID.value)
@@ -96,7 +109,10 @@ def main() -> None:
         full, name = _share(_SHARE.value, full)
     place = _place()
     path, _, argument = named.partition(":")
-    varied = [axis.partition("=")[0] for axis in _GRID.value]
+    varied = [axis.partition("=")[0] for axis in (*_SEARCH.value, *_GRID.value)]
+    space = search.space(_SEARCH.value, sweep.points[0].config) if _SEARCH.value else {}
+    if space and len(sweep.points) > 1:
+        raise ConfigError("--search: give --grid one value for each field")
     default = "-".join(filter(None, ("sweep", Path(path).stem, argument, *varied)))
     workdir = Path(_WORKDIR.value or f"runs/{default}")
     workdir.mkdir(parents=True, exist_ok=True)
@@ -121,6 +137,13 @@ def main() -> None:
             full = points.chosen(sweep, costs)
             if not full:
                 sys.exit(f"all {len(short)} pilots failed; logs in {workdir / 'logs'}")
+        if space:
+            train = functools.partial(
+                outcomes.each, workdir=workdir, place=place, together=together,
+                retries=_RETRIES.value,
+            )  # fmt: skip
+            at_once = place.number if place else together
+            full = _search(space, sweep.points[0], at_once, train)
         ended = run(full, name=name)
     except KeyboardInterrupt:
         say("the same command resumes the sweep")
@@ -129,6 +152,25 @@ def main() -> None:
         held.close()
     if failed := failed + sum(one.result is None for one in ended):
         sys.exit(f"{failed} points failed; logs in {workdir / 'logs'}")
+
+
+def _search(
+    space: search.Space,
+    base: points.Point,
+    at_once: int,
+    train: Callable[[list[points.Point]], Iterator[Outcome]],
+) -> list[points.Point]:
+    """Train the points of a search, and list them."""
+
+    def costs(batch: list[points.Point]) -> list[float | None]:
+        unique = {point.hash: point for point in batch}
+        of_each = {one.point.hash: outcomes.cost(one) for one in train(list(unique.values()))}
+        for one, point in unique.items():
+            what = ", ".join(f"{name}={point.field(name)}" for name in space)
+            say(f"{what}: {'failed' if of_each[one] is None else f'{of_each[one]:.6g}'}")
+        return [of_each[point.hash] for point in batch]
+
+    return list(search.propose(space, base.overrides, _TRIALS.value, at_once, costs))
 
 
 def _share(share: str, listed: list[points.Point]) -> tuple[list[points.Point], str]:

@@ -43,7 +43,12 @@ PACKAGES = {
     "PIL": "pillow",
     "sklearn": "scikit-learn",
 }
-OPTIONAL = {"torch", "ray", "tensorboardX"}  # imported where they are used, with a message
+OPTIONAL = {
+    "torch",
+    "ray",
+    "tensorboardX",
+    "optuna",
+}  # imported where they are used, with a message
 OF_EXAMPLES = {"numpyro", "distrax"}  # each of one example, which says so
 
 

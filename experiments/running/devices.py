@@ -85,7 +85,7 @@ def keep_float32() -> None:
     ``results/`` are those of float32. ``JAX_DEFAULT_MATMUL_PRECISION=default`` takes
     the faster products.
     """
-    if jax.default_backend() != "cpu" and jax.config.jax_default_matmul_precision is None:
+    if jax.default_backend() != "cpu" and jax.config.read("jax_default_matmul_precision") is None:
         jax.config.update("jax_default_matmul_precision", "highest")
 
 

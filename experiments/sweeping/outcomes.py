@@ -62,7 +62,7 @@ def run(
     trained = [same[0] for same in runs.values()]
     outcomes: list[Outcome] = []
     left = _Left(workdir, trained)
-    for outcome in _outcomes(trained, workdir, place, together, retries, left.show):
+    for outcome in each(trained, workdir, place, together, retries, left.show):
         same = runs[outcome.point.hash]
         outcomes += [outcome._replace(point=point) for point in same]
         others = f" and {len(same) - 1} more of the same run" if len(same) > 1 else ""
@@ -105,15 +105,15 @@ def run(
     return outcomes
 
 
-def _outcomes(
+def each(
     trained: Sequence[Point],
     workdir: Path,
     place: workers.Workers | None,
     together: int,
     retries: int,
-    look: Callable[[], None],
+    look: Callable[[], None] = lambda: None,
 ) -> Iterator[Outcome]:
-    """How points end: those that are finished at once, the others as they come."""
+    """How points end: those that are finished at once, the others as they come; nothing written."""
     waiting = []
     for point in trained:
         if (result := jobs.result_of(workdir, point)) is not None:

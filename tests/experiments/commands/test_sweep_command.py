@@ -202,3 +202,23 @@ for options in {[options for options, _ in refused]}:
         assert line.startswith("error: ")
         assert message in line
     assert not workdir.exists()
+
+
+@pytest.mark.slow
+def test_a_search_trains_its_proposals_and_the_same_command_trains_none_again(tmp_path):
+    pytest.importorskip("optuna", reason="the extra gsm-jax[search] is not installed")
+    options = (
+        "--config=configs/polynomial.py", "--search=optimizer.learning_rate=1e-3:1.0:log",
+        "--grid=model.num_units=2", "--grid=num_steps=40", "--grid=eval_every=20",
+        "--grid=log_every=20", "--trials=5", "--workers=2", f"--workdir={tmp_path / 'run'}",
+    )  # fmt: skip
+    done = command(*options)
+    assert done.returncode == 0, done.stderr
+    rows = runs_of(tmp_path / "run")
+    assert len(rows) == 5
+    rates = [float(row["optimizer.learning_rate"]) for row in rows]
+    assert all(1e-3 <= rate <= 1 for rate in rates)
+    starts = {p: p.read_text() for p in tmp_path.glob("run/points/*/provenance.json")}
+    assert len(starts) == 5
+    assert command(*options).returncode == 0
+    assert starts == {p: p.read_text() for p in tmp_path.glob("run/points/*/provenance.json")}
