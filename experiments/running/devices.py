@@ -85,7 +85,8 @@ def keep_float32() -> None:
     ``results/`` are those of float32. ``JAX_DEFAULT_MATMUL_PRECISION=default`` takes
     the faster products.
     """
-    if jax.default_backend() != "cpu" and jax.config.read("jax_default_matmul_precision") is None:
+    config: Any = jax.config  # whose names mypy does not know
+    if jax.default_backend() != "cpu" and config.jax_default_matmul_precision is None:
         jax.config.update("jax_default_matmul_precision", "highest")
 
 
