@@ -10,7 +10,7 @@ import io
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 from unittest import mock
@@ -24,7 +24,7 @@ from tests.faults.folders import CONFIG
 from tests.faults.outcomes import Case, Outcome
 
 _BYTES = 4_000_000
-_LEFT = (0, 4_096, 20_480, 102_400, 409_600)
+LEFT = (0, 4_096, 20_480, 102_400, 409_600)
 """Bytes left on a disk that is nearly full: writes fail at other places."""
 MOMENTS = ("start", "first row", "middle", "last row", "figures", "start again")
 _BETWEEN_WRITES = ("start", "start again")
@@ -35,22 +35,24 @@ class CannotMount(Exception):
     """This process has no right to mount a file system."""
 
 
-def campaign(folder: Path, moments: tuple[str, ...] = MOMENTS) -> Iterator[Case]:
-    """Each fault at each moment.
+def campaign(
+    folder: Path, moments: Sequence[str] = MOMENTS, left: Sequence[int] = LEFT
+) -> Iterator[Case]:
+    """Each fault at each moment, a disk that is full with so many bytes left.
 
     Raises:
       CannotMount: where nothing can be mounted.
     """
     # Threads that an earlier run of this process left; a command is silent once it has failed.
     with mock.patch.object(sys, "unraisablehook", return_value=None):
-        yield from _campaign(folder, moments)
+        yield from _campaign(folder, moments, left)
 
 
-def _campaign(folder: Path, moments: tuple[str, ...]) -> Iterator[Case]:
+def _campaign(folder: Path, moments: Sequence[str], left: Sequence[int]) -> Iterator[Case]:
     with contextlib.redirect_stderr(io.StringIO()), contextlib.redirect_stdout(None):
         assert runs.here(train.main, CONFIG, f"--workdir={folder / 'unbroken'}") == 0
     faults: dict[str, list[Callable[[Path], object]]] = {
-        "full": [functools.partial(_fill, left=left) for left in _LEFT],
+        "full": [functools.partial(_fill, left=bytes_left) for bytes_left in left],
         "read-only": [functools.partial(_mount, options="remount,ro")],
         "folder gone": [lambda disk: shutil.rmtree(disk / "run", ignore_errors=True)],
     }
