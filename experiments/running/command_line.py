@@ -9,6 +9,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, cast
 
+import jax
 from absl import app, flags, logging
 from ml_collections import ConfigDict, config_flags
 
@@ -82,6 +83,14 @@ def one_line_errors() -> Iterator[None]:
         say(f"stopped: {error}")
         sys.stdout.flush()
         os._exit(1)  # else jax would wait for the processes that have ended
+    except (MemoryError, jax.errors.JaxRuntimeError) as error:
+        if not isinstance(error, MemoryError) and "RESOURCE_EXHAUSTED" not in str(error):
+            raise
+        sys.exit(
+            f"error: the memory is full ({_one_line(error)[:200]}). What was saved is kept; lower "
+            "config.batch_size, config.evaluation.* or the sizes in config.model, or --together "
+            "of a sweep"
+        )
     except Diverged as error:
         sys.exit(f"stopped: {error}")
     except Interrupted as message:

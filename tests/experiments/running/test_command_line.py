@@ -3,7 +3,9 @@
 import re
 import subprocess
 import sys
+from unittest import mock
 
+import jax
 import pytest
 from ml_collections import ConfigDict
 
@@ -476,3 +478,23 @@ def test_the_place_of_the_data_is_no_part_of_the_run(accepted):
     assert default.parts[0] == "runs"
     assert default.name.startswith("cat_vae-digits-gumbel_softmax-")
     assert default != train.default_workdir(other, "configs/cat_vae.py:digits")
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        MemoryError("Unable to allocate 745. GiB"),
+        jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: Out of memory allocating 4000000000 bytes"),
+    ],
+)
+def test_a_full_memory_is_one_line(error, monkeypatch):
+    monkeypatch.setattr(loop, "train", mock.Mock(side_effect=error))
+    message = refused(DIGITS)
+    assert message.startswith(f"error: the memory is full ({error}). What was saved is kept")
+
+
+def test_other_errors_of_xla_are_not_taken_for_a_full_memory(monkeypatch):
+    error = jax.errors.JaxRuntimeError("INTERNAL: something else")
+    monkeypatch.setattr(loop, "train", mock.Mock(side_effect=error))
+    with pytest.raises(jax.errors.JaxRuntimeError, match="something else"):
+        here(DIGITS)
