@@ -176,7 +176,10 @@ def measured_table(rows: Mapping[str, Row]) -> str:
         few = error_at(item[1], _FEW)
         return (few is None, few)
 
-    return table(head, [measured_row(*item) for item in sorted(rows.items(), key=order)])
+    lines = table(head, [measured_row(*item) for item in sorted(rows.items(), key=order)])
+    missing = [f"`{name}`" for name, entry in ESTIMATORS.items()
+               if name not in {"exact", *rows} and not entry.bernoulli_only]  # fmt: skip
+    return lines + (f"\n\nNot measured here: {', '.join(missing)}." if missing else "")
 
 
 def errors_table(points: Mapping[str, tuple[str, int]]) -> str:
