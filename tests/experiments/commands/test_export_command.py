@@ -9,9 +9,8 @@ import numpy as np
 import pytest
 
 import experiments
-from experiments import export
 from experiments.running import config as configuration
-from experiments.running import loop, trained
+from experiments.running import exporting, loop, trained
 from experiments.tasks.base import Function, floats
 from experiments.tasks.checks import ConfigError
 from tests.experiments.runs import ROOT, small
@@ -62,7 +61,7 @@ def test_a_convolutional_classifier_is_exported_for_any_batch(tmp_path):
     changes = {"model.num_latents": 1, "num_steps": 1, "evaluation.test_samples": 0}
     loop.train(small("semisup", **changes), tmp_path / "run")
     model = experiments.load(tmp_path / "run")
-    paths = export.export(model, tmp_path / "out")
+    paths = exporting.export(model, tmp_path / "out")
     assert {path.stem for path in paths} == {"classify", "encode", "decode"}
     classify = jax.export.deserialize(bytearray((tmp_path / "out/classify.bin").read_bytes()))
     images = (np.random.default_rng(0).random((7, 784)) < 0.2).astype(np.float32)
@@ -72,14 +71,14 @@ def test_a_convolutional_classifier_is_exported_for_any_batch(tmp_path):
 
 def test_a_file_that_computes_something_else_is_reported(tmp_path, monkeypatch):
     function = Function(lambda params, x: params * x, (floats(4),))
-    written = export.exported(function, 2.0)
-    monkeypatch.setattr(export, "exported", lambda function, params: written)
+    written = exporting.exported(function, 2.0)
+    monkeypatch.setattr(exporting, "exported", lambda function, params: written)
     config = configuration.check(configuration.load(f"{ROOT}/configs/polynomial.py"))
     model = trained.Trained("own", config, 3.0, {})
     with pytest.raises(ConfigError, match=r"task polynomial has no function to export"):
-        export.export(model, tmp_path)
+        exporting.export(model, tmp_path)
     model.functions["scale"] = function
     with pytest.raises(ConfigError, match=r"scale\.bin does not compute what the model does"):
-        export.export(model, tmp_path)
+        exporting.export(model, tmp_path)
     model.params = 2.0
-    assert export.export(model, tmp_path) == [tmp_path / "scale.bin"]
+    assert exporting.export(model, tmp_path) == [tmp_path / "scale.bin"]
