@@ -122,6 +122,8 @@ def from_fields(values: Mapping[str, Any]) -> ConfigDict:
             group = group[part]
             if not isinstance(group, ConfigDict):
                 raise ConfigError(f"config.{name}: {part!r} is a value, not a group of fields")
+        if isinstance(value, dict):
+            raise ConfigError(f"config.{name} must not be an object; got {value!r}")
         if isinstance(group.get(field), ConfigDict):
             raise ConfigError(f"config.{name} is a group of fields, not a value")
         group[field] = tuple(value) if isinstance(value, list) else value

@@ -159,12 +159,16 @@ class RunFolder:
 
     def append(self, row: Mapping[str, Any]) -> None:
         """Append a row to metrics.jsonl. A number that is not finite becomes null."""
-        if not (self.path / "config.json").exists():
-            raise RunFolderError(f"{self.path} has gone; the same command starts the run anew")
+        self._check_it_is_there()
         line = json.dumps(finite(row))
         with writing(self.path / "metrics.jsonl"), (self.path / "metrics.jsonl").open("a") as file:
             file.write(line + "\n")
         self._rows.append(json.loads(line))
+
+    def _check_it_is_there(self) -> None:
+        """Raise if the folder was removed: orbax alone would make it again, of parts."""
+        if not (self.path / "config.json").exists():
+            raise RunFolderError(f"{self.path} has gone; the same command starts the run anew")
 
     def rows(self) -> list[dict[str, Any]]:
         """The rows of the run so far."""
@@ -176,6 +180,7 @@ class RunFolder:
 
     def write_result(self, result: Mapping[str, Any]) -> None:
         """Write result.json: the run is finished."""
+        self._check_it_is_there()
         records.write_result(self.path, self._config, self._rows, result)
         self._result = finite(dict(result))
 

@@ -79,7 +79,7 @@ def load_sweep(named: str, num_steps: int = 0, grid: Sequence[str] = ()) -> Swee
     for number, overrides in enumerate(listed, 1):
         try:
             point = resolve(overrides | ({"num_steps": num_steps} if num_steps else {}))
-        except (ConfigError, TypeError, KeyError) as error:
+        except (ConfigError, TypeError, KeyError, ValueError, OverflowError) as error:
             raise ConfigError(f"point {number} of {path}: {error}") from None
         points.setdefault(point.hash, point)
     for name in pilot:
@@ -93,6 +93,8 @@ def load_sweep(named: str, num_steps: int = 0, grid: Sequence[str] = ()) -> Swee
 
 def resolve(overrides: Mapping[str, Any]) -> Point:
     """The point of a config file and what is changed in it; raises ConfigError."""
+    if not isinstance(overrides["config"], str):
+        raise ConfigError(f'"config" must be a config file; got {overrides["config"]!r}')
     config = configuration.load(overrides["config"])
     num_steps = max(1, overrides.get("num_steps", config.num_steps))  # the check refuses others
     overrides = {

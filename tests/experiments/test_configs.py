@@ -289,7 +289,7 @@ def test_grey_pixels_are_probabilities(digits):
     "changes",
     [
         {"data": True, "data.name": "digits"}, {"data.name": "digits", "data": True},
-        {"data": True}, {"data.dir": ""},
+        {"data": True}, {"data.dir": ""}, {"data.name": {".a": 1}},
     ],
 )  # fmt: skip
 def test_a_value_in_place_of_a_group_or_no_data_set_is_one_line(changes):

@@ -213,6 +213,8 @@ def test_a_folder_that_was_removed_is_not_begun_again(run):
     shutil.rmtree(run.path)
     with pytest.raises(RunFolderError, match="has gone"):
         run.append({"step": 1, "loss": 1.0})
+    with pytest.raises(RunFolderError, match="has gone"):
+        run.write_result(RESULT)
     assert not run.path.exists()
 
 

@@ -69,6 +69,11 @@ def test_sweep_files_and_points_that_cannot_serve_are_reported_in_one_line(tmp_p
     path = write_sweep(tmp_path, [{"seed": 0}, {"estimator": "none"}])
     reports(path, "point 2 of .*: config.estimator must be one of exact")
     reports(write_sweep(tmp_path, []), "returns no points")
+    for wrong in (
+        {"config": None}, {"config": []}, {"optimizer.momentum": 10**400}, {"data": {".g": 1}},
+        {"seed": {".g": 1}},
+    ):  # fmt: skip
+        reports(write_sweep(tmp_path, [wrong]), "point 1 of ")
     path.write_text("PILOT = ('lr',)\n" + write_sweep(tmp_path, [{}]).read_text())
     reports(path, "PILOT of .*: no config of its points has the field 'lr'")
     for wrong in ("None", "3", "'seed'", "(3,)"):
