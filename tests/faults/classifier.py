@@ -7,12 +7,13 @@ Its runs take a second, so that hundreds of folders can be damaged. As a config 
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import random
 
 import gsm
 from configs import defaults
 from experiments.tasks import base
-from experiments.tasks.base import HeldOut, Metric, Task
+from experiments.tasks.base import Function, HeldOut, Metric, Task, floats
 
 
 def default_config(dataset=""):
@@ -35,6 +36,10 @@ def check(config, checks):
     base.check_estimator(checks, 1, 3)
 
 
+def logits(params, x):
+    return 4.0 * x @ params["model"]["weights"]
+
+
 def build(config, dataset=None):
     key_classes, key_noise = random.split(random.key(0))
     classes = random.randint(key_classes, (300,), 0, 3)
@@ -50,9 +55,6 @@ def build(config, dataset=None):
     def init(key):
         weights = 0.1 * random.normal(key, (4, 3))
         return {"model": {"weights": weights}, "estimator": parts.init(random.fold_in(key, 1))}
-
-    def logits(params, x):
-        return 4.0 * x @ params["model"]["weights"]
 
     def loss(params, key, example, hyperparams):
         x, label = example["image"], example["class"]
@@ -76,6 +78,12 @@ def build(config, dataset=None):
         train=train,
         held_out={"valid": HeldOut(valid, metrics), "test": HeldOut(test, metrics)},
         latents=((1, 3),),
-        predict=lambda params, x: jax.nn.softmax(logits(params, x)),
-        image_shape=(2, 2),
+        constants={"mean_image": np.asarray(images.mean(axis=0)).reshape(2, 2)},
     )
+
+
+def functions(config, mean_image):
+    def classify(params, x):
+        return jax.nn.softmax(logits(params, x))
+
+    return {"classify": Function(classify, (floats(mean_image.size),))}

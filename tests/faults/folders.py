@@ -14,12 +14,11 @@ from pathlib import Path
 from typing import Any, NamedTuple
 from unittest import mock
 
-import jax
 import numpy as np
 
+import experiments
 from experiments import data, train
 from experiments.reporting import all_tables, folders
-from experiments.running import loop
 from experiments.running.run_folder import Events
 from experiments.storage.records import Run
 from tests.experiments import runs
@@ -131,9 +130,8 @@ def _classifies(originals: Originals, state: str, copy: Path) -> str | None:
 
 
 def _classify(copy: Path, images: Path) -> np.ndarray:
-    experiment, params = loop.trained(copy)
-    read = data.read_images(images, experiment.task.image_shape)
-    return np.asarray(jax.jit(experiment.task.predict)(params, read))
+    model = experiments.load(copy)
+    return np.asarray(model.classify(data.read_images(images, model.image_shape)))
 
 
 _USES = {"resumed": _resumes, "reported": _reports, "classified by": _classifies}
