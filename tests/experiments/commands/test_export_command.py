@@ -31,6 +31,7 @@ def python(*arguments):
     )
 
 
+@pytest.mark.slow
 def test_exported_functions_compute_what_the_model_does_without_this_project(tmp_path):
     run, out = tmp_path / "run", tmp_path / "out"
     loop.train(small(num_steps=2, eval_every=2, log_every=2), run)

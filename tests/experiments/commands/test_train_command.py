@@ -414,6 +414,7 @@ def usage(*free):
     return lambda _: mock.Mock(free=answers.pop(0) if len(answers) > 1 else answers[0])
 
 
+@pytest.mark.slow
 def test_too_little_space_is_found_before_training_and_before_a_checkpoint(tmp_path, monkeypatch):
     """What was saved before the disk was full is kept, and resumes to the same end."""
     unbroken, broken = tmp_path / "unbroken", tmp_path / "broken"

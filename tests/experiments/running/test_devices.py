@@ -45,7 +45,7 @@ def test_the_devices_of_these_tests():
     assert jax.device_count() == 8
 
 
-@pytest.mark.parametrize("number", [0, 4])
+@pytest.mark.parametrize("number", [pytest.param(0, marks=pytest.mark.slow), 4])
 def test_a_run_on_a_mesh_is_the_run_on_one_device(number, tmp_path):
     one = loop.train(polynomial(estimator="rloo"), tmp_path / "one")
     several = loop.train(polynomial(estimator="rloo", mesh__data=number), tmp_path / "several")
@@ -88,7 +88,7 @@ def test_metrics_do_not_depend_on_the_number_of_devices():
     assert found == pytest.approx(expected, rel=1e-5)
 
 
-@pytest.mark.parametrize("members", [4, 3])
+@pytest.mark.parametrize("members", [4, pytest.param(3, marks=pytest.mark.slow)])
 def test_runs_together_on_a_mesh_are_the_runs_alone(members, tmp_path):
     """Whole runs on each device where their number allows it, else a share of each minibatch."""
     configs = [polynomial(estimator="rloo", seed=s, mesh__data=4) for s in range(members)]

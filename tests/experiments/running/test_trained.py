@@ -70,6 +70,7 @@ def test_a_vae_encodes_decodes_and_samples_as_its_task_does(folder, images):
     assert len(np.unique(drawn, axis=0)) == 5
 
 
+@pytest.mark.slow
 def test_a_structured_network_predicts_lower_halves_of_upper_ones(folder, images):
     run = experiments.load(folder("cat_sbn"))
     model = sbn.network(run.config, run.constants["mean_image"])
@@ -88,6 +89,7 @@ def test_a_structured_network_predicts_lower_halves_of_upper_ones(folder, images
         run.sample(random.key(1), 6, upper)
 
 
+@pytest.mark.slow
 def test_a_classifier_and_its_styles(images):
     """Classes, latents and images of the networks themselves; without training them."""
     config = small("semisup", **{"model.num_latents": 1})
