@@ -112,7 +112,7 @@ def check(config: ConfigDict) -> ConfigDict:
 def from_fields(values: Mapping[str, Any]) -> ConfigDict:
     """The checked config of a run from its flat fields, as they stand in its config.json."""
     config = ConfigDict()
-    values = {**values, "mesh.data": 1}  # on whatever machine it was trained
+    values = {"mesh.data": 1, **values}  # which runs of earlier versions do not have
     for name, value in values.items():
         *groups, field = name.split(".")
         group = config

@@ -479,7 +479,8 @@ def trained(workdir: Path) -> tuple[Experiment, Params]:
     Raises:
       DataError, RecordError, ConfigError: the data or the folder cannot serve.
     """
-    config = configuration.from_fields(read_config(workdir))
+    values = read_config(workdir) | {"mesh.data": 1}  # wherever it was trained
+    config = configuration.from_fields(values)
     experiment = build(config, load_dataset(config))
     state, best = _initial(experiment)
     kept = read_checkpoint(workdir, {"state": state._asdict(), "best": best})

@@ -33,6 +33,11 @@ _IS: Mapping[str, Callable[[Any], bool]] = {
 }
 _CONFIG = {"task": "text", "estimator": "text", "seed": "a whole number"}
 _RESULT = {"steps": "a whole number", "config_hash": "text"}
+_OF_RESULT = {
+    *_RESULT, "dataset", "digest", "estimator", "maximize", "seconds", "seed", "selected_step",
+    "steps_per_second", "test_seconds",
+}  # fmt: skip
+"""All fields of a result that are not metrics."""
 _ROW = {"step": "a whole number"}
 _START = {"command": "text"}
 
@@ -168,6 +173,9 @@ def check_config(config: Any, where: str) -> None:
 def check_result(result: Any, where: str) -> None:
     """Check the result of a run; raises RecordError."""
     check(result, _RESULT, where)
+    # One that is not known may be the digest under a damaged name.
+    if unknown := [name for name in result if "/" not in name and name not in _OF_RESULT]:
+        raise RecordError(f"{where}: unknown field {_short(unknown[0])}")
 
 
 def check_starts(starts: Any, where: str) -> None:
