@@ -28,7 +28,7 @@ from experiments import data, train
 from experiments.data import datasets
 from experiments.running import config as configuration
 from experiments.running import loop, training
-from experiments.storage.records import read_run
+from experiments.storage.records import PLACES, Run, read_run
 from experiments.sweeping import points
 from experiments.tasks import vae
 from experiments.tasks.checks import fields
@@ -520,6 +520,12 @@ def _record_folder(folder: str) -> Path:
     return workdir
 
 
+def _what_counts(run: Run) -> dict[str, Any]:
+    """All that a run's numbers depend on, or are."""
+    config = {name: value for name, value in run.config.items() if name not in PLACES}
+    return {"config": config, "result": run.result, "rows": run.rows}
+
+
 def _read_record(drawn: tuple[str, str, int]) -> str | None:
     name, damage, seed = drawn
     source = _record_folder(tempfile.gettempdir())
@@ -534,8 +540,9 @@ def _read_record(drawn: tuple[str, str, int]) -> str | None:
         if after is not None:
             (copy / name).write_bytes(after)
         found = read_run(copy)
-    numbers = ("config", "result", "rows")
-    wrong = [part for part in numbers if getattr(found, part) != getattr(expected, part)]
+    wrong = [
+        name for name, part in _what_counts(found).items() if part != _what_counts(expected)[name]
+    ]
     return f"another {', '.join(wrong)} than before the damage" if wrong else None
 
 
