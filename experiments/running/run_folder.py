@@ -77,6 +77,7 @@ class RunFolder:
         self._rows: list[dict[str, Any]] = []
         self._lock: IO[str] | None = None
         self._result: dict[str, Any] | None = None
+        self._has_gone = False
         try:
             self._check(json.loads(json.dumps(identity)))
             path.mkdir(parents=True, exist_ok=True)
@@ -168,6 +169,7 @@ class RunFolder:
     def _check_it_is_there(self) -> None:
         """Raise if the folder was removed: orbax alone would make it again, of parts."""
         if not (self.path / "config.json").exists():
+            self._has_gone = True
             raise RunFolderError(f"{self.path} has gone; the same command starts the run anew")
 
     def rows(self) -> list[dict[str, Any]]:
@@ -234,6 +236,9 @@ class RunFolder:
         try:
             self.checkpoints.close()
         finally:
+            # A checkpoint that was being written when all else was removed is no part of a run.
+            if self._has_gone and not (self.path / "metrics.jsonl").exists():
+                shutil.rmtree(self.path / "checkpoints", ignore_errors=True)
             if self._lock is not None:
                 self._lock.close()
                 self._lock = None

@@ -89,7 +89,7 @@ def test_documentation_of_an_estimator_has_cost_and_errors(name):
 
 def test_help_of_rloo_is_about_rloo():
     text = pydoc.plain(pydoc.render_doc(gsm.rloo))
-    assert "rloo(key:" in text
+    assert re.search(r"rloo\(\s*key:", text)  # Python 3.13 has a line for each argument
     assert "num_samples: int = 4" in text
     assert "Kool et al. 2019" in text
     assert list(inspect.signature(gsm.rloo).parameters) == ["key", "logits", "f", "num_samples"]
