@@ -78,6 +78,11 @@ class Checkpoints:
                 self._open = ocp.CheckpointManager(
                     self.path.absolute(), options=ocp.CheckpointManagerOptions(**how)
                 )
+            except RecursionError:  # orbax reads a file of each checkpoint here
+                raise RecordError(
+                    f"a _CHECKPOINT_METADATA in {self.path} is damaged: it is nested too deeply; "
+                    "remove the checkpoint that it is of"
+                ) from None
             finally:
                 logging.set_verbosity(verbosity)
         return self._open

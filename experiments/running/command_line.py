@@ -79,8 +79,6 @@ def one_line_errors() -> Iterator[None]:
         # Orbax leaves coroutines open over a damaged checkpoint, reported in 300 lines at exit.
         sys.unraisablehook = lambda _: None
         sys.exit(f"error: {_one_line(error)}")
-    except RecursionError as error:  # of orbax's files, which orbax reads
-        sys.exit(f"error: a file is nested too deeply to be read ({_one_line(error)[:200]})")
     except PeerLost as error:
         say(f"stopped: {error}")
         sys.stdout.flush()

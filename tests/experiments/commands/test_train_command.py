@@ -398,6 +398,13 @@ def test_checkpoints_that_are_all_damaged_are_named_and_left(copy):
     assert {path.name for path in (copy / "checkpoints").iterdir()} == {"20", "23"}
 
 
+def test_a_checkpoint_that_orbax_cannot_even_list_is_named(copy):
+    (copy / "result.json").unlink()
+    (copy / "checkpoints" / "23" / "_CHECKPOINT_METADATA").write_text("[" * 100_000)
+    message = refused(*ODD, f"--workdir={copy}")
+    assert f"a _CHECKPOINT_METADATA in {copy / 'checkpoints'} is damaged" in message
+
+
 @pytest.mark.parametrize(
     "size",
     ["model.num_classes=1000000000", "batch_size=2147483647", "model.hidden_sizes=100000,1000000"],
