@@ -75,14 +75,13 @@ class Checkpoints:
             if self._read_only:  # orbax warns of every option that it then sets
                 logging.set_verbosity(logging.ERROR)
             try:
-                self._open = ocp.CheckpointManager(
-                    self.path.absolute(), options=ocp.CheckpointManagerOptions(**how)
-                )
-            except RecursionError:  # orbax reads a file of each checkpoint here
-                raise RecordError(
-                    f"a _CHECKPOINT_METADATA in {self.path} is damaged: it is nested too deeply; "
-                    "remove the checkpoint that it is of"
-                ) from None
+                while self._open is None:
+                    try:
+                        self._open = ocp.CheckpointManager(
+                            self.path.absolute(), options=ocp.CheckpointManagerOptions(**how)
+                        )
+                    except RecursionError:  # orbax reads a file of each checkpoint here
+                        self._without_those_that_orbax_cannot_open()
             finally:
                 logging.set_verbosity(verbosity)
         return self._open
@@ -166,8 +165,7 @@ class Checkpoints:
     def _read(self, step: int, like: Any) -> Checkpoint:
         import orbax.checkpoint as ocp
 
-        expected = self._digests().get(str(step))  # none if the process was killed just then
-        if expected is not None and expected != _digests_of(self.path / str(step)):
+        if not self._is_whole(step):
             raise ValueError("its files are not what was written")
         template = jax.tree.map(plain, like)
         restored = self._manager().restore(
@@ -185,14 +183,35 @@ class Checkpoints:
             raise ValueError("its rows, or config.json, are not what was saved")
         return Checkpoint(step, tree, record["rows"])
 
+    def _without_those_that_orbax_cannot_open(self) -> None:
+        """Put damaged checkpoints aside before orbax reads them, if a whole one remains."""
+        there = [int(step) for step in self._digests() if (self.path / step).is_dir()]
+        whole = {step: self._is_whole(step) for step in there}
+        damaged = [step for step in there if not whole[step]]
+        if self._read_only or not damaged or not any(whole.values()):
+            raise RecordError(
+                f"a _CHECKPOINT_METADATA in {self.path} is damaged: it is nested too deeply; "
+                "remove the checkpoint that it is of"
+            )
+        for step in damaged:
+            self._move_aside(step)
+            say(f"the checkpoint of step {step:,} is damaged (its files are not what was written)")
+
+    def _is_whole(self, step: int) -> bool:
+        """Whether the files of a checkpoint are what was written, as far as this is recorded."""
+        expected = self._digests().get(str(step))  # none if the process was killed just then
+        return expected is None or expected == _digests_of(self.path / str(step))
+
     def _put_aside(self, step: int) -> None:
-        if self._read_only:
-            return
+        if not self._read_only:
+            self._move_aside(step)
+            self._manager().reload()
+
+    def _move_aside(self, step: int) -> None:
         aside = self.path.parent / "damaged"
         aside.mkdir(exist_ok=True)
         number = len(list(aside.iterdir()))
         os.replace(self.path / str(step), aside / f"{step}-{number}")
-        self._manager().reload()
 
     def _digests(self) -> dict[str, Any]:
         """The digests of files by step; empty where the file is missing or damaged itself."""

@@ -398,9 +398,23 @@ def test_checkpoints_that_are_all_damaged_are_named_and_left(copy):
     assert {path.name for path in (copy / "checkpoints").iterdir()} == {"20", "23"}
 
 
-def test_a_checkpoint_that_orbax_cannot_even_list_is_named(copy):
+def test_a_checkpoint_that_orbax_cannot_even_list_gives_way_to_the_one_before(
+    copy, finished, capfd
+):
     (copy / "result.json").unlink()
     (copy / "checkpoints" / "23" / "_CHECKPOINT_METADATA").write_text("[" * 100_000)
+    assert here(*ODD, f"--workdir={copy}") == 0
+    told = capfd.readouterr().err
+    assert "the checkpoint of step 23 is damaged" in told
+    assert "Traceback" not in told
+    assert (copy / "damaged" / "23-0").is_dir()
+    assert without_times(result_of(copy)) == without_times(result_of(finished))
+
+
+def test_it_is_named_where_none_remains(copy):
+    (copy / "result.json").unlink()
+    for step in ("20", "23"):
+        (copy / "checkpoints" / step / "_CHECKPOINT_METADATA").write_text("[" * 100_000)
     message = refused(*ODD, f"--workdir={copy}")
     assert f"a _CHECKPOINT_METADATA in {copy / 'checkpoints'} is damaged" in message
 
