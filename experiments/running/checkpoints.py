@@ -80,8 +80,10 @@ class Checkpoints:
                         self._open = ocp.CheckpointManager(
                             self.path.absolute(), options=ocp.CheckpointManagerOptions(**how)
                         )
-                    except RecursionError:  # orbax reads a file of each checkpoint here
-                        self._without_those_that_orbax_cannot_open()
+                    except OSError:
+                        raise
+                    except Exception as error:  # orbax reads a file of each checkpoint here
+                        self._without_those_that_orbax_cannot_open(error)
             finally:
                 logging.set_verbosity(verbosity)
         return self._open
@@ -144,7 +146,7 @@ class Checkpoints:
             try:
                 found = self._read(step, like)
             except Exception as error:  # orbax raises many kinds, some of them plain Exception
-                failed.append((step, f"{' '.join(str(error).split())[:100]}"))
+                failed.append((step, _reason(error)))
                 continue
             for damaged, reason in failed:
                 self._put_aside(damaged)
@@ -183,16 +185,16 @@ class Checkpoints:
             raise ValueError("its rows, or config.json, are not what was saved")
         return Checkpoint(step, tree, record["rows"])
 
-    def _without_those_that_orbax_cannot_open(self) -> None:
+    def _without_those_that_orbax_cannot_open(self, error: Exception) -> None:
         """Put damaged checkpoints aside before orbax reads them, if a whole one remains."""
         there = [int(step) for step in self._digests() if (self.path / step).is_dir()]
         whole = {step: self._is_whole(step) for step in there}
         damaged = [step for step in there if not whole[step]]
         if self._read_only or not damaged or not any(whole.values()):
             raise RecordError(
-                f"a _CHECKPOINT_METADATA in {self.path} is damaged: it is nested too deeply; "
-                "remove the checkpoint that it is of"
-            )
+                f"a _CHECKPOINT_METADATA in {self.path} is damaged "
+                f"({_reason(error)}); remove the checkpoint that it is of"
+            ) from None
         for step in damaged:
             self._move_aside(step)
             say(f"the checkpoint of step {step:,} is damaged (its files are not what was written)")
@@ -235,7 +237,7 @@ class Checkpoints:
             except Exception as error:  # of a thread of orbax's, in many kinds
                 raise RecordError(
                     f"the checkpoint of step {step:,} could not be written in {self.path} "
-                    f"({' '.join(str(error).split())[:100]}); those before it are kept"
+                    f"({_reason(error)}); those before it are kept"
                 ) from None
 
     def close(self) -> None:
@@ -246,6 +248,11 @@ class Checkpoints:
             finally:
                 self._open.close()
                 self._open = None
+
+
+def _reason(error: Exception) -> str:
+    """The start of what an error of orbax's says, in one line."""
+    return " ".join(str(error).split())[:100]
 
 
 def is_key(leaf: Any) -> bool:

@@ -411,10 +411,11 @@ def test_a_checkpoint_that_orbax_cannot_even_list_gives_way_to_the_one_before(
     assert without_times(result_of(copy)) == without_times(result_of(finished))
 
 
-def test_it_is_named_where_none_remains(copy):
+@pytest.mark.parametrize("content", ["[" * 100_000, '{"custom_metadata": {"a": 1}, "b": 1}'])
+def test_it_is_named_where_none_remains(content, copy):
     (copy / "result.json").unlink()
     for step in ("20", "23"):
-        (copy / "checkpoints" / step / "_CHECKPOINT_METADATA").write_text("[" * 100_000)
+        (copy / "checkpoints" / step / "_CHECKPOINT_METADATA").write_text(content)
     message = refused(*ODD, f"--workdir={copy}")
     assert f"a _CHECKPOINT_METADATA in {copy / 'checkpoints'} is damaged" in message
 
