@@ -26,9 +26,9 @@ install_import_hook(_MODULES, "beartype.beartype")
 import experiments  # noqa: E402, F401, sets the options of XLA, which jax reads once
 
 # Most of a test's time is XLA's compilation of programs that run once. So LLVM's optimisation is
-# left out, and fusions take the older emitter, which compiles twice as fast (jax reads the variable
-# when it first computes; the commands that tests start compile as users do). What was compiled is
-# kept for pytest's other processes and for the next run.
+# left out, fusions take the older emitter, which compiles twice as fast, and a program is compiled
+# as one module (jax reads the variable when it first computes; the commands that tests start
+# compile as users do). What was compiled is kept for pytest's other processes and the next run.
 _COMPILED = Path(__file__).parent.parent / ".pytest_cache" / "compiled"
 _LARGEST = 2**29  # bytes; then it begins anew
 if "PYTEST_XDIST_WORKER" not in os.environ and "JAX_COMPILATION_CACHE_DIR" not in os.environ:
@@ -37,7 +37,10 @@ if "PYTEST_XDIST_WORKER" not in os.environ and "JAX_COMPILATION_CACHE_DIR" not i
     os.environ["JAX_COMPILATION_CACHE_DIR"] = str(_COMPILED / "optimized")
     os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"
 _FLAGS = os.environ.get("XLA_FLAGS")
-_FAST = "--xla_backend_optimization_level=0 --xla_cpu_use_fusion_emitters=false"
+_FAST = (
+    "--xla_backend_optimization_level=0 --xla_cpu_use_fusion_emitters=false "
+    "--xla_cpu_parallel_codegen_split_count=1"
+)
 os.environ["XLA_FLAGS"] = f"{_FAST} {_FLAGS or ''}"
 jax.config.update("jax_compilation_cache_dir", str(_COMPILED / "unoptimized"))
 jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)

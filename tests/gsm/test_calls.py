@@ -138,7 +138,7 @@ def test_a_minibatch_is_refused_and_batched_named(name):
 
 @over_registry
 def test_batched_is_the_estimator_at_each_example_with_a_key_of_its_own(name):
-    """The function and its entry; the mean is a loss whose gradient is that of the examples."""
+    """The mean is a loss whose gradient is that of the examples."""
     batch = LOGITS[None] + jnp.arange(3.0)[:, None, None] * jnp.array([1.0, 0.0])[None, None]
     targets = {"of": jnp.arange(6.0).reshape(3, 2)}
     required = REQUIRED.get(name, {})
@@ -146,8 +146,8 @@ def test_batched_is_the_estimator_at_each_example_with_a_key_of_its_own(name):
     def f(z, target):
         return cost(z) * (1 + jnp.sum(target["of"]))
 
-    def loss(estimator, batch):
-        return jnp.mean(gsm.batched(estimator)(KEY, batch, f, targets, **required))
+    def loss(batch):
+        return jnp.mean(gsm.batched(getattr(gsm, name))(KEY, batch, f, targets, **required))
 
     def one_by_one(batch):
         def one(example):
@@ -156,14 +156,18 @@ def test_batched_is_the_estimator_at_each_example_with_a_key_of_its_own(name):
 
         return jnp.mean(jax.lax.map(one, (random.split(KEY, 3), batch, targets)))
 
-    losses = (
-        one_by_one,
-        *(functools.partial(loss, e) for e in (getattr(gsm, name), ESTIMATORS[name])),
+    both = jax.jit(lambda x: [jax.value_and_grad(of)(x) for of in (loss, one_by_one)])
+    for a, b in zip(*both(batch), strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5)
+
+
+def test_batched_takes_an_entry_of_the_registry_too():
+    batch, required = LOGITS[None], REQUIRED.get("reinmax", {})
+    by_entry, by_function = (
+        gsm.batched(estimator)(KEY, batch, cost, **required)
+        for estimator in (ESTIMATORS["reinmax"], gsm.reinmax)
     )
-    expected, *found = jax.jit(lambda x: [jax.value_and_grad(of)(x) for of in losses])(batch)
-    for ours in found:
-        for a, b in zip(ours, expected, strict=True):
-            np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5)
+    np.testing.assert_array_equal(by_entry, by_function)
 
 
 def test_batched_takes_an_estimator_of_your_own():
