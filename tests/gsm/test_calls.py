@@ -1,6 +1,7 @@
 """Calls as a new user makes them: what is accepted means what it says, the rest gets one line."""
 
 import functools
+import re
 
 import jax
 import jax.numpy as jnp
@@ -57,9 +58,25 @@ def as_a_user():
 # --- one estimator, called in two ways
 
 
+def program(surrogate):
+    """The program of a surrogate and its gradient at the logits, as text."""
+    text = str(jax.make_jaxpr(jax.value_and_grad(surrogate))(LOGITS))
+    return re.sub("0x[0-9a-f]+", "", text)  # addresses of functions
+
+
+def test_programs_of_other_constants_differ():
+    assert program(lambda logits: jnp.sum(logits) * 2) != program(lambda x: jnp.sum(x) * 3)
+    one, other = (
+        program(lambda logits, t=t: ESTIMATORS["gumbel_softmax"](
+            KEY, logits, cost, Hyperparams(temperature=t)
+        )) for t in (1.0, 0.9)
+    )  # fmt: skip
+    assert one != other
+
+
 @over_registry
 def test_the_function_and_its_registry_entry_are_one_estimator(name):
-    """The same name, defaults and keywords: values and gradients are equal at one key."""
+    """The same name, defaults and keywords: one program at one key."""
     function, required = getattr(estimators, name), REQUIRED.get(name, {})
     assert ESTIMATORS[name].function is function
 
@@ -70,9 +87,7 @@ def test_the_function_and_its_registry_entry_are_one_estimator(name):
             return cost(function(KEY, logits, **required))
         return function(KEY, logits, cost, **required)
 
-    ours = jax.jit(jax.value_and_grad(lambda logits: call(name, KEY, logits, cost)))(LOGITS)
-    for a, b in zip(ours, jax.jit(jax.value_and_grad(direct))(LOGITS), strict=True):
-        np.testing.assert_array_equal(a, b)
+    assert program(direct) == program(lambda logits: call(name, KEY, logits, cost))
 
 
 @over_registry
@@ -82,12 +97,10 @@ def test_a_hyperparameter_left_out_is_the_default_of_the_function(name):
     given = {name: value for name, value in stated.items() if value is not None}
     required = REQUIRED.get(name, {})
 
-    @jax.jit
-    def both(logits):
-        left_out = entry(KEY, logits, cost, **required)
-        return left_out, entry(KEY, logits, cost, Hyperparams(**given), **required)
-
-    np.testing.assert_array_equal(*both(LOGITS))
+    left_out = program(lambda logits: entry(KEY, logits, cost, **required))
+    assert left_out == program(
+        lambda logits: entry(KEY, logits, cost, Hyperparams(**given), **required)
+    )
 
 
 def test_no_entry_is_another_one_in_disguise():
@@ -193,7 +206,7 @@ def test_a_cost_that_is_not_a_scalar_is_refused(name):
     with pytest.raises(
         ValueError, match=rf"{name}: f must return a scalar .*; it returned shape \(3"
     ):
-        call(name, KEY, LOGITS, lambda z: jnp.sum(z, axis=-1))
+        jax.eval_shape(lambda: call(name, KEY, LOGITS, lambda z: jnp.sum(z, axis=-1)))
 
 
 @over_registry
@@ -205,7 +218,8 @@ def test_a_cost_in_whole_numbers_serves_where_it_is_not_differentiated(name):
         with pytest.raises(TypeError, match=f"{name} differentiates f, which must return a float"):
             call(name, KEY, LOGITS, ones)
     else:
-        assert jnp.issubdtype(call(name, KEY, LOGITS, ones).dtype, jnp.floating)
+        value = jax.eval_shape(lambda: call(name, KEY, LOGITS, ones))
+        assert jnp.issubdtype(value.dtype, jnp.floating)
 
 
 @over_registry
@@ -288,8 +302,9 @@ def test_a_masked_class_is_one_with_a_logit_of_minus_infinity(name, shape):
     if shape[-1] == 3:
         where = where.at[..., 1].set(False)
     masked = jnp.where(jnp.broadcast_to(where, (4, 3)), logits, -jnp.inf)
-    sample = SAMPLERS[name](KEY, logits, where=where)
-    np.testing.assert_array_equal(sample, SAMPLERS[name](KEY, masked))
+    sampler = jax.jit(SAMPLERS[name])
+    sample = sampler(KEY, logits, where=where)
+    np.testing.assert_array_equal(sample, sampler(KEY, masked))
     if shape[-1] == 3 and name not in ("gumbel_top_k", "log_gumbel_softmax"):
         np.testing.assert_array_equal(sample[:, 1], 0)
 

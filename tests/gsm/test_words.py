@@ -130,7 +130,7 @@ def test_inverse_cdf_deals_every_word_to_one_class_that_is_possible(k, words_are
     generator = np.random.default_rng(0)
     for row, starts, lengths in zip(rows, first, width, strict=True):
         possible = np.flatnonzero(lengths)
-        classes = generator.choice(possible, min(len(possible), 50), replace=False)
+        classes = generator.choice(possible, 50, replace=len(possible) < 50)
         classes = np.append(classes, [possible[0], possible[-1], possible[-1]])
         words = starts[classes] + (lengths[classes] - 1) * generator.integers(0, 2, len(classes))
         words[-3:] = 0, ALL_WORDS - 2, ALL_WORDS - 1
