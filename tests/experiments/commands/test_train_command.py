@@ -623,6 +623,7 @@ def test_long_intervals_are_cut_so_that_a_signal_is_answered(tmp_path, monkeypat
     assert step_of(checkpoint_of(cut)) == 15
 
 
+@pytest.mark.usefixtures("drawn")
 def test_a_figure_that_cannot_be_drawn_leaves_a_result(tmp_path, monkeypatch, capsys):
     """The result of hours is on disk before the first figure, and the next start draws."""
     workdir = tmp_path / "run"
@@ -654,6 +655,7 @@ POLYNOMIAL = (
 )
 
 
+@pytest.mark.usefixtures("drawn")
 def test_a_task_without_a_dataset_trains_stops_and_resumes(tmp_path, monkeypatch, capsys):
     unbroken, broken, real = tmp_path / "unbroken", tmp_path / "broken", Events.add
     assert here(*POLYNOMIAL, f"--workdir={unbroken}") == 0

@@ -81,6 +81,7 @@ def test_the_guess_of_a_bound_is_of_the_pixels_that_are_predicted():
     np.testing.assert_allclose(guesses, np.log(2) * np.array([784, 392, 784]))
 
 
+@pytest.mark.usefixtures("drawn")
 def test_the_learning_curve_is_the_reported_bound_and_without_samples_no_test_bound(tmp_path):
     """On all test images the last point of the curve is the result itself."""
     everything = small(evaluation__curve_images=10_000, num_steps=10, evaluation__test_samples=4)
@@ -290,6 +291,7 @@ def test_a_result_is_written_before_figures_are_drawn(own_config, tmp_path, monk
     assert seen == [True]
 
 
+@pytest.mark.usefixtures("drawn")
 def test_a_run_that_ended_while_it_drew_draws_again(own_config, tmp_path, monkeypatch, capsys):
     workdir = tmp_path / "run"
     draw = figures.draw_run
