@@ -116,6 +116,7 @@ def build(config, dataset=None):
 """
 
 
+@pytest.mark.slow
 def test_variance_averages_the_exact_gradient_of_a_loss_with_noise_of_its_own(tmp_path):
     """A task of the user's, without a dataset and with one group of parameters. The gradient with
     respect to each logit is about 0.25 * 0.1 / 3, so the noise of one estimate is 0.6 of it."""
