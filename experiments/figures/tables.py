@@ -57,7 +57,7 @@ def draw_overlay(
                     steps, nats = (np.array(one) for one in paper[task, estimator])
                     x, y = _on_plot(steps, nats, last)
                     style = line_of(estimator, len(x)) | {"markerfacecolor": "none", "linewidth": 1}
-                    if all(cell["estimator"] != estimator for cell in table):
+                    if estimator not in {row["estimator"] for row in rows if row["task"] in titles}:
                         style |= {"label": f"{estimator}, the paper's"}
                     ax.plot(x, y, linestyle="--", **style)
                     shown += nats[(steps <= last) & (steps >= last / 2)].tolist()
