@@ -19,7 +19,11 @@ _NAMES = {
 _PAPER_NLL = {"exact": 106.8, "gumbel_softmax": 109.6, "st_gumbel_softmax": 110.7}
 _PAPER_ACCURACY = {"exact": 92.6, "gumbel_softmax": 92.4, "st_gumbel_softmax": 93.6}
 
-_TITLES = {"configs/semisup.py": "semisup", "configs/semisup_best.py": "semisup_best"}
+_TITLES = {
+    "configs/semisup.py": "semisup",
+    "configs/sweeps/table2_probes.py": "table2_probes",
+    "configs/semisup_best.py": "semisup_best",
+}
 
 _NLL = Measure(
     "test/marginal_nll", digits=1,
@@ -33,9 +37,12 @@ _VALID_ACCURACY = Measure("valid/accuracy", scale=100, higher_is_better=True)
 
 
 def config_file(run: Run) -> str:
-    """The config file that a run is an instance of."""
-    best = run.field("consistency.weight") > 0
-    return f"configs/{'semisup_best' if best else 'semisup'}.py"
+    """The config or sweep file that a run is an instance of."""
+    if run.field("consistency.weight") > 0:
+        return "configs/semisup_best.py"
+    if _entropy_weight(run) != 1:
+        return "configs/sweeps/table2_probes.py"
+    return "configs/semisup.py"
 
 
 def in_order(inferences: Iterable[str]) -> list[str]:
@@ -76,6 +83,17 @@ def _protocol(cell: Cell) -> tuple[str, int, int]:
     return cell.column, cell.steps, cell.field("batch_size")
 
 
+def _entropy_weight(run: Run) -> float:
+    return run.config.get("entropy_weight", 1.0)  # older runs had no such field
+
+
+def _weights(cell: Cell) -> str:
+    weights = [cell.field("labels.weight"), cell.field("alpha")]
+    if (entropy := _entropy_weight(cell.runs[0])) != 1:
+        weights.append(entropy)
+    return ", ".join(f"{weight:g}" for weight in weights)
+
+
 def draw(rows: Sequence[Row], curves: Sequence[Row], folder: Path) -> list[Path]:
     """Draw ``table2.png``, where there are learning curves."""
     path = folder / "table2.png"
@@ -109,12 +127,14 @@ TABLE = Table(
         "valid_accuracy": _VALID_ACCURACY.value,
         "best_test_accuracy": _ACCURACY.best,  # of all weights and seeds, as in the paper
         "config_hash": lambda cell: cell.config_hash,
+        "entropy_weight": lambda cell: _entropy_weight(cell.runs[0]),
     },
     layout=Lines(
         title=[
             "Test set: marginal nll (the negative of the paper's bound) in nats, lower is better,",
             "and accuracy, higher is better; in brackets the paper's. Weights: of the labelled",
-            "images' bound (`labels.weight`), of their classification loss (`alpha`).",
+            "images' bound (`labels.weight`), of their classification loss (`alpha`), and where",
+            "it is not 1 of the class's entropy (`entropy_weight`).",
             "±: standard error of the mean over the seeds; a row of one seed has none.",
         ],
         columns={
@@ -122,7 +142,7 @@ TABLE = Table(
                 f"{_NAMES[cell.row]} (`{cell.row}`)" if cell.row in _NAMES else f"`{cell.row}`"
             ),
             "config": lambda cell: f"`{_TITLES[cell.column]}`",
-            "weights": lambda cell: f"{cell.field('labels.weight'):g}, {cell.field('alpha'):g}",
+            "weights": _weights,
             "steps x images": lambda cell: f"{cell.steps:,} x {cell.field('batch_size')}",
             "seeds": lambda cell: str(len(cell.runs)),
             "marginal nll": shown(_NLL),

@@ -53,6 +53,17 @@ def test_marginalisation_is_the_sum_over_classes_of_labelled_losses(small):
     bound = jax.jit(task.marginal_bound, static_argnums=0)(model, params, key, X)
     np.testing.assert_allclose(-bound, by_hand, rtol=1e-5)
 
+    weighed = jax.jit(
+        lambda key: [
+            task.unlabelled_loss(
+                model, params, random.clone(key), X, ESTIMATORS["exact"], Hyperparams(), weight
+            )
+            for weight in (1.0, 0.0, -1.0)
+        ]
+    )
+    found = np.asarray(weighed(random.clone(key)))
+    np.testing.assert_allclose(found - found[0], np.arange(3) * entropy, rtol=1e-3, atol=1e-4)
+
 
 def test_the_log_weight_has_the_marginal_bound_as_its_mean(small):
     """Two z-tests at 20,000 keys; false alarm 1e-6 each."""
