@@ -2,7 +2,7 @@
 
     python examples/distrax_relaxed.py
 
-Needs the package distrax. The distribution samples with a gradient and has a log-density, so it
+Needs ``pip install distrax``. The distribution samples with a gradient and has a log-density, so it
 serves as posterior and prior of a relaxed model (Maddison et al. 2017, equation 20). Here one is
 fitted to another by the reparameterised gradient of their KL divergence.
 """

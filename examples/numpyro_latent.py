@@ -2,8 +2,8 @@
 
     python examples/numpyro_latent.py
 
-Needs the package numpyro. The model stays as NumPyro has it; ``log_density`` makes it a cost of a
-sample, which needs no derivative, so no latent has to be marginalised by hand. With 8 diseases it
+Needs ``pip install numpyro``. The model stays as NumPyro has it; ``log_density`` makes it a cost of
+a sample, which needs no derivative, so no latent has to be marginalised by hand. With 8 diseases it
 still can be: the bound is compared with the exact log-evidence.
 """
 

@@ -21,11 +21,10 @@ from experiments.data import DataError, read_images
 from experiments.running import command_line
 from experiments.running.terminal import say
 from experiments.storage.files import csv_text, write_csv
+from experiments.tasks.checks import ConfigError
 
-_WORKDIR = flags.DEFINE_string(
-    "workdir", None, "Folder of a run, or of a published model.", required=True
-)
-_IMAGES = flags.DEFINE_multi_string("images", None, "File of images; repeatable.", required=True)
+_WORKDIR = flags.DEFINE_string("workdir", None, "Folder of a run, or of a published model.")
+_IMAGES = flags.DEFINE_multi_string("images", [], "File of images; repeatable.")
 _RESIZE = flags.DEFINE_bool("resize", False, "Scale images of another size.")
 _OUT = flags.DEFINE_string("out", None, "CSV file for the probabilities; default: printed.")
 
@@ -33,6 +32,10 @@ _IMAGES_PER_CALL = 1_000
 
 
 def main() -> None:
+    if not _WORKDIR.value:
+        raise ConfigError("name the model, such as --workdir=results/models/semisup")
+    if not _IMAGES.value:
+        raise ConfigError("name a file of images, such as --images=digit.png")
     model = experiments.load(_WORKDIR.value)
     model.function("classify")  # reports a model that has none
     rows, failed = [], 0
@@ -52,6 +55,7 @@ def main() -> None:
                 rows.append(row | of_classes)
     if rows and _OUT.value:
         write_csv(Path(_OUT.value), rows, decimals=6)
+        say(f"{len(rows):,} images, written to {_OUT.value}")
     elif rows:
         sys.stdout.write(csv_text(rows, decimals=6))
     if failed:

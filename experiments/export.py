@@ -20,14 +20,17 @@ import experiments
 from experiments.running import command_line
 from experiments.running.exporting import export
 from experiments.running.terminal import say
+from experiments.tasks.checks import ConfigError
 
-_WORKDIR = flags.DEFINE_string(
-    "workdir", None, "Folder of a run, or of a published model.", required=True
-)
-_OUT = flags.DEFINE_string("out", None, "Folder for the files.", required=True)
+_WORKDIR = flags.DEFINE_string("workdir", None, "Folder of a run, or of a published model.")
+_OUT = flags.DEFINE_string("out", None, "Folder for the files.")
 
 
 def main() -> None:
+    if not _WORKDIR.value:
+        raise ConfigError("name the model, such as --workdir=results/models/cat_vae")
+    if not _OUT.value:
+        raise ConfigError("name a folder for the files, such as --out=exported")
     for path in export(experiments.load(_WORKDIR.value), Path(_OUT.value)):
         say(f"{path}: {path.stat().st_size / 1e6:.1f} MB")
     print(_OUT.value)

@@ -50,8 +50,11 @@ def write_page() -> None:
         all_tables(Path(_PAPER.value)),
         paper.read_curves(Path(_PAPER.value) / "curves.csv"),
     )
-    out = Path(_HTML.value or "")
-    text = page.page([Path(folder) for folder in _RUNS.value], tables, curves, out.stem)
+    out, runs = Path(_HTML.value or ""), [Path(folder) for folder in _RUNS.value]
+    for folder in runs:
+        if not folder.is_dir():
+            raise ReportError(f"--runs={folder} is no folder")
+    text = page.page(runs, tables, curves, out.stem)
     out.parent.mkdir(parents=True, exist_ok=True)
     write_atomically(out, text)
     print(f"written to {out} ({len(text) / 1e6:.1f} MB)")
@@ -68,8 +71,7 @@ def check() -> None:
 
 def _parse(argv: list[str]) -> list[str]:
     if text := explain.answer(argv):
-        print(text)
-        sys.exit(0)
+        explain.print_and_exit(text)
     return flags.FLAGS(argv)
 
 

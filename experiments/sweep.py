@@ -34,15 +34,16 @@ import functools
 import os
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 from absl import flags
 
+from experiments import data
 from experiments.running import command_line
 from experiments.running.run_folder import lock
 from experiments.running.terminal import say, waiting
-from experiments.sweeping import outcomes, points, search, workers
+from experiments.sweeping import jobs, outcomes, points, search, workers
 from experiments.sweeping.jobs import Outcome
 from experiments.tasks.checks import ConfigError
 
@@ -115,6 +116,8 @@ def main() -> None:
         raise ConfigError("--search: give --grid one value for each field")
     default = "-".join(filter(None, ("sweep", Path(path).stem, argument, *varied)))
     workdir = Path(_WORKDIR.value or f"runs/{default}")
+    if not isinstance(place, workers.RayWorkers):  # machines of a cluster have their own
+        _find_data([one for one in full if jobs.result_of(workdir, one) is None])
     workdir.mkdir(parents=True, exist_ok=True)
     # Held to the end: two sweeps would take each other's runs for failed ones.
     lock_file = workdir / f".lock{'' if name == 'sweep' else '-' + name}"
@@ -152,6 +155,14 @@ def main() -> None:
         held.close()
     if failed := failed + sum(one.result is None for one in ended):
         sys.exit(f"{failed} points failed; logs in {workdir / 'logs'}")
+
+
+def _find_data(listed: Sequence[points.Point]) -> None:
+    """Report a dataset that is not there once, before any run, and download what can be."""
+    configs = [point.config for point in listed if "data" in point.config]
+    for name, folder in sorted({(one.data.name, one.data.dir) for one in configs}):
+        with waiting(f"loading {name}"):
+            data.load(name, folder or None)
 
 
 def _search(

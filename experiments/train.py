@@ -41,6 +41,8 @@ def main() -> None:
     if not devices.is_first():
         return
     for name, value in result.items():
+        if name == "maximize":  # which reports read
+            continue
         print(f"{name:>18}  {value:,.4g}" if isinstance(value, float) else f"{name:>18}  {value}")
     print(f"{'figures':>18}  {workdir / 'figures'}")
 

@@ -6,6 +6,7 @@ becomes the process of ``python -m experiments.NAME``.
 
 import ast
 import difflib
+import importlib.metadata
 import importlib.util
 import os
 import sys
@@ -38,6 +39,9 @@ def commands() -> dict[str, str]:
 def main() -> None:
     """Run the command that the first argument names."""
     name, *options = sys.argv[1:] or ["--help"]
+    if name == "--version":
+        print(f"gsm {importlib.metadata.version('gsm-jax')}")
+        return
     known = commands()
     if name in ("--help", "-h", "help"):
         width = max(map(len, known))

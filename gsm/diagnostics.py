@@ -334,7 +334,8 @@ def _quantiles(deviations: np.ndarray, errors: np.ndarray) -> tuple[float, float
     """2.5 % and 97.5 % of deviations in units of their standard errors."""
     # Deviations without an error are 0 where all pseudo-values are equal.
     smallest = np.finfo(np.float64).tiny
-    studentised = deviations / np.maximum(errors, smallest)
+    with np.errstate(over="ignore"):  # infinite where the error is tiny, and clipped below
+        studentised = deviations / np.maximum(errors, smallest)
     low, high = np.quantile(np.clip(studentised, -_MOST_ERRORS, _MOST_ERRORS), [0.025, 0.975])
     return float(low), float(high)
 

@@ -75,6 +75,7 @@ def learning_curve(
     _limit(lower, losses[len(rows) // 10 :], losses[-1:])
     lower.set_ylabel("training loss\n(lower is better)")
     lower.set_xlabel("step")
+    lower.xaxis.set_major_locator(matplotlib.ticker.MaxNLocator(integer=True))
     lower.xaxis.set_major_formatter(matplotlib.ticker.FuncFormatter(lambda x, _: f"{x:,.0f}"))
     for axes in (upper, lower):
         axes.spines[["top", "right"]].set_visible(False)
@@ -86,7 +87,7 @@ def _limit(axes, values: Sequence[float], kept: Sequence[float]) -> None:
     known = [value for value in values if value is not None]
     if not known:
         return
-    low, high = np.percentile(known, [0, 97])
+    low, high = np.percentile(known, [0, 97 if len(known) >= 20 else 100])
     margin = 0.05 * (high - low) or 1e-3 * (abs(high) or 1)
     axes.set_ylim(low - margin, max(high, *kept) + margin)
 

@@ -50,7 +50,8 @@ def find(folders: Sequence[Path], tables: Sequence[Table]) -> Found:
         reported = [table for table in tables if (folder / f"{table.name}.json").exists()]
         if not results and not reported:
             raise ReportError(
-                f"{folder} holds no finished runs of a sweep (points/*/result.json), and no report"
+                f"{folder} holds no finished runs of a sweep (points/*/result.json), and no "
+                "report; a page of single runs is made with --html=FILE"
             )
         runs += [read_run(path.parent) for path in results]
         for table in reported:

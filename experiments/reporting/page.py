@@ -229,9 +229,10 @@ def _read_run(folder: Path) -> tuple[Run, list[dict[str, Any]]]:
     starts = about.get("provenance")
     if not isinstance(starts, list) or not starts:
         raise RecordError(f"{path}: field 'provenance': expected a list of starts")
+    curve = folder / "curve.csv"  # a published model has none
     rows = [
         {name: value for name, value in row.items() if value is not None}
-        for row in read_csv(folder / "curve.csv")
+        for row in (read_csv(curve) if curve.is_file() else [])
     ]
     return checked(about["config"], about["result"], rows, starts[-1], str(path)), starts
 

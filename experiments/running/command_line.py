@@ -114,6 +114,8 @@ def _parse(argv: Sequence[str]) -> list[str]:
             flags.FLAGS.register_key_flag_for_module(argv[0], flags.FLAGS["config"])
             argv = _joined(argv)
         named = [arg.partition("=")[2] for arg in argv if re.match("--?config=.", arg)]
+        if "quick" in flags.FLAGS:
+            flags.FLAGS.register_key_flag_for_module(argv[0], flags.FLAGS["quick"])
         text = explain.answer(argv, *named[-1:])
         if text is None:
             if takes_config and "--helpfull" not in argv:
@@ -127,8 +129,7 @@ def _parse(argv: Sequence[str]) -> list[str]:
             return rest
     except Exception as error:  # absl and ml_collections raise many kinds, some with long texts
         sys.exit(f"{program}: error: {_one_line(error)}")
-    print(text)
-    sys.exit(0)
+    explain.print_and_exit(text)
 
 
 def _one_line(error: Exception) -> str:

@@ -7,12 +7,14 @@ it.
 import ast
 import inspect
 import io
+import os
 import shutil
 import sys
 import textwrap
 import tokenize
 from collections.abc import Iterable, Sequence
 from pathlib import Path
+from typing import NoReturn
 
 from absl import flags
 
@@ -40,6 +42,15 @@ def answer(argv: Sequence[str], config: str = "") -> str | None:
     always += f"\n  {LIST}: Configs, datasets, sweeps and estimators, as below."
     parts = (about, f"Options:\n{options}\n{always}", fields_of(config) if config else listing())
     return "\n\n".join(parts)
+
+
+def print_and_exit(text: str) -> NoReturn:
+    """Print an answer, to a reader such as ``head`` that may not read it all, and exit."""
+    try:
+        print(text, flush=True)
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # it is flushed once more
+    sys.exit(0)
 
 
 # --- what there is ---------------------------------------------------------------------------

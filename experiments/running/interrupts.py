@@ -55,7 +55,7 @@ def _listen(source: int) -> None:
 def _answer() -> None:
     request = _requests[-1] if _requests else None
     if request is None or request.made or not request.unsaved:
-        _say("stopped at once; the same command resumes from what is saved")
+        _say("stopped at once; what was saved is kept, and a run resumes from its last checkpoint")
         with contextlib.suppress(Exception):
             sys.stdout.flush()
         os._exit(_STATUS)

@@ -67,11 +67,11 @@ class Progress:
         Args:
           done: units.
           numbers: what is shown beside, by name.
-          speed: units per second, where the caller has measured it; the time until the first one
-            then counts as preparation.
+          speed: units per second, where the caller has measured it. The time until the first one,
+            without it that of the first unit, counts as preparation: programs are compiled.
         """
         now = time.monotonic()
-        if speed is not None and not self._has_speed:
+        if not self._has_speed and (speed is not None or done > self._started[0]):
             self._started, self._has_speed = (done, now), True
         if not self._bar.disable:
             self._bar.set_postfix(numbers, refresh=False)

@@ -104,7 +104,12 @@ def run(
     """
     waiting, running = deque((job, 0) for job in jobs), list[_Running]()
     # Compiled programs are shared by the points: most differ in numbers only.
-    environment = {"JAX_COMPILATION_CACHE_DIR": str((workdir / "compiled").absolute())}
+    environment = {
+        "JAX_COMPILATION_CACHE_DIR": str((workdir / "compiled").absolute()),
+        # Of each program from the cache jaxlib 0.10.1 logs 3,000 characters, as if the machine were
+        # another one; errors are exceptions and not of this log.
+        "TF_CPP_MIN_LOG_LEVEL": "3",
+    }
     environment = {k: v for k, v in environment.items() if k not in os.environ}
     with StopRequest("stopping: every run saves its state ...", unsaved=True) as stop:
         while waiting or running:

@@ -86,7 +86,7 @@ def propose(
         with waiting("loading Optuna"):
             import optuna
     except ImportError:
-        raise ConfigError("--search needs Optuna: install the extra gsm-jax[search]") from None
+        raise ConfigError("--search needs Optuna, the extra search: pip install optuna") from None
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     sampler = optuna.samplers.TPESampler(seed=0, constant_liar=at_once > 1)
     study = optuna.create_study(sampler=sampler)

@@ -57,7 +57,8 @@ def test_images_of_files_get_the_probabilities_of_the_kept_parameters(classifier
     assert done.returncode == 1
     assert done.stdout == ""
     assert "Traceback" not in done.stderr
-    *errors, last = done.stderr.splitlines()
+    *errors, written, last = done.stderr.splitlines()
+    assert written == f"{len(list(csv.DictReader(out.open())))} images, written to {out}"
     assert [error.startswith("error: ") for error in errors] == [True, True]
     assert str(files[0]) in errors[0]
     assert str(files[1]) in errors[1]

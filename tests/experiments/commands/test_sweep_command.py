@@ -166,6 +166,10 @@ REFUSED = [
     ([ANNEALING, "--backend=ray"], "on all network interfaces: --start_open_ray permits that"),
     ([ANNEALING, "--share=2/2"], "must be I/N with I from 0 to N - 1, such as 0/8; got '2/2'"),
     ([ANNEALING, "--share=a"], "must be I/N with I from 0 to N - 1, such as 0/8; got 'a'"),
+    (
+        ["--config=configs/cat_vae.py:mnist", "--grid=data.dir=/none", "--grid=seed=0,1"],
+        "data_dir must be an existing folder; found '/none'",
+    ),
 ]
 
 

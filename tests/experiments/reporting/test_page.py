@@ -64,6 +64,11 @@ def test_numbers_curves_figures_configurations_and_provenance_are_on_the_page(so
     assert "cosine of one estimate" in some
 
 
+def test_a_published_model_has_no_curve_and_its_numbers_are_on_the_page():
+    about = read_json(RESULTS / "models" / "cat_sbn" / "run.json")
+    assert f"test/nll {about['result']['test/nll']:.5g}" in page_of(RESULTS / "models")
+
+
 def test_content_is_text_and_nothing_is_loaded(some):
     assert html.escape("<script>alert(1)</script>") in some
     assert some.count("<script>") == 1

@@ -9,6 +9,7 @@ import jax
 import pytest
 from ml_collections import ConfigDict
 
+import gsm
 from experiments import train
 from experiments.running import config as configuration
 from experiments.running import explain, loop
@@ -320,6 +321,8 @@ def test_help_needs_no_config_and_lists_what_can_be_named(name):
     assert lines[0] == text.partition("\n")[0].strip('"')
     for flag in re.findall(r'flags\.DEFINE_\w+\(\s*"(\w+)"', text):
         assert any(re.match(rf"  --(\[no\])?{flag}: ", line) for line in lines), flag
+    quick = any(line.startswith("  --[no]quick: ") for line in lines)
+    assert quick == ("define_quick" in text)
     names = {line.split()[0] for line in lines if re.match("  [a-z]", line)}
     assert {str(file.relative_to(ROOT)) for file in CONFIG_FILES} <= names
     assert "configs/sweeps/annealing.py" in names
@@ -344,9 +347,21 @@ def test_gsm_lists_its_commands_and_names_the_nearest_one(monkeypatch, capsys):
     gsm_command.main()
     lines = capsys.readouterr().out.splitlines()
     assert {line.split()[0] for line in lines if line.startswith("  ")} == set(COMMANDS)
+    monkeypatch.setattr(sys, "argv", ["gsm", "--version"])
+    gsm_command.main()
+    assert capsys.readouterr().out == f"gsm {gsm.__version__}\n"
     monkeypatch.setattr(sys, "argv", ["gsm", "trian"])
     with pytest.raises(SystemExit, match=r"^gsm: error: no command 'trian'; did you mean train\?$"):
         gsm_command.main()
+
+
+def test_a_reader_that_leaves_early_is_no_error():
+    done = subprocess.run(
+        f"{sys.executable} -m experiments.report --help | head -1",
+        shell=True, cwd=ROOT, capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert done.stdout.startswith("Write the paper's tables")
+    assert not done.stderr
 
 
 def test_list_is_printed_alone(capsys, accepted):

@@ -17,16 +17,19 @@ def test_a_wait_is_reported_when_it_takes_long_and_not_else(monkeypatch, capsys)
     assert capsys.readouterr().err == "compiling ...\n"
 
 
-def test_progress_tells_the_time_that_is_left_by_the_units_done_so_far(monkeypatch, capsys):
-    clock = iter((0.0, 30.0, 35.0, 60.0))
+def test_progress_tells_the_time_that_is_left_by_the_units_after_the_first(monkeypatch, capsys):
+    """The first one compiles what the others share."""
+    clock = iter((0.0, 30.0, 35.0, 50.0, 70.0))
     monkeypatch.setattr(terminal.time, "monotonic", lambda: next(clock))
     progress = terminal.Progress(2, 6, "estimator")
     progress.show(3, {"last": "rloo"})
     progress.show(4, {})  # too soon for another line
+    progress.show(5, {"last": "nvil"})
     progress.show(6, {"last": "exact"})
     progress.close()
     assert capsys.readouterr().err.splitlines() == [
-        "estimator 3/6  last rloo  01:30 left",
+        "estimator 3/6  last rloo",
+        "estimator 5/6  last nvil  00:10 left",
         "estimator 6/6  last exact  00:00 left",
     ]
 
