@@ -200,7 +200,7 @@ def test_piped_output_is_plain_lines(unbroken, broken):
 def test_the_result_is_all_of_standard_output(unbroken):
     workdir, ended = unbroken
     shown = dict(line.split(maxsplit=1) for line in ended.out.splitlines())
-    assert set(shown) == {*result_of(workdir), "figures"} - {"digest"}
+    assert set(shown) == {*result_of(workdir), "figures"} - {"digest", "maximize"}
     assert shown["config_hash"] == result_of(workdir)["config_hash"]
     assert shown["figures"] == str(workdir / "figures")
 
