@@ -10,6 +10,7 @@ not, and says what.
 """
 
 import argparse
+import importlib.util
 import multiprocessing
 import signal
 import sys
@@ -25,6 +26,10 @@ from absl import logging
 from experiments.running.terminal import say
 from experiments.storage.files import read_json, write_atomically, write_json
 from experiments.storage.provenance import provenance
+
+if importlib.util.find_spec("hypothesis") is None:
+    sys.exit('scripts.reliability needs the extra test: pip install -e ".[test]"')
+
 from tests.faults import disks, folders, kills, malformed, outcomes
 from tests.faults.outcomes import Case
 
