@@ -117,7 +117,9 @@ def main() -> None:
     default = "-".join(filter(None, ("sweep", Path(path).stem, argument, *varied)))
     workdir = Path(_WORKDIR.value or f"runs/{default}")
     if not isinstance(place, workers.RayWorkers):  # machines of a cluster have their own
-        _find_data([one for one in full if jobs.result_of(workdir, one) is None])
+        _find_data(
+            [one for one in full if not (jobs.folder(workdir, one) / "result.json").exists()]
+        )
     workdir.mkdir(parents=True, exist_ok=True)
     # Held to the end: two sweeps would take each other's runs for failed ones.
     lock_file = workdir / f".lock{'' if name == 'sweep' else '-' + name}"

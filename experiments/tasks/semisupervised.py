@@ -40,7 +40,7 @@ def default_config(dataset: str) -> ConfigDict:
     config.alpha = 1.0  # weight of the classification loss of labelled images
     # Weight of the class's entropy in the bound of an unlabelled image. NOTE(paper): 1 in equation
     # 10; with another weight the loss is no bound. At -1, as some published code has it, the
-    # classifier is drawn to one class.
+    # classifier is drawn to certainty.
     config.entropy_weight = 1.0
     config.labels = labels = ConfigDict()  # the labelled images
     labels.number = 100  # how many, as many of each class
