@@ -46,10 +46,7 @@ def test_a_command_does_not_warn():
     assert "WrongSumsWarning" not in quiet.stderr
 
 
-@pytest.mark.parametrize(
-    "module",
-    ["experiments.sweep", "experiments.toy", "scripts.bench", "scripts.bench_sweep"],
-)
+@pytest.mark.parametrize("module", ["experiments.toy", "scripts.bench"])
 def test_a_command_s_process_has_the_option_before_xla_starts(module):
     """The sums of every command: each is a module of the package whose import sets the option."""
     code = f"import {module}, os; print(os.environ['XLA_FLAGS'])"

@@ -104,7 +104,7 @@ def rows_of(k):
     return np.float32([*rows, rare, masked, alone, last_masked])
 
 
-@pytest.mark.parametrize("k", [1, 2, 3, 10, 1_000, 100_000])
+@pytest.mark.parametrize("k", [1, 2, 3, 10, 1_000, pytest.param(100_000, marks=pytest.mark.slow)])
 def test_inverse_cdf_deals_every_word_to_one_class_that_is_possible(k, words_are):
     """The words at both ends of each class's interval, and of their gaps, are drawn as that class.
 

@@ -209,7 +209,7 @@ from gsm.registry import ESTIMATORS
 config = toy.config_of(0.45, 1.5, 3)
 for name in ESTIMATORS:
     built = loop.build(measuring.with_estimator(config, name), None)
-    state = training.init_state(built.program, jax.random.key(0))
+    state = jax.eval_shape(functools.partial(training.init_state, built.program), jax.random.key(0))
     step = functools.partial(training.train_step, built.program)
     after, loss = jax.eval_shape(step, built.task.train, built.settings, state)
     assert after.params["model"]["logits"].shape == (3,)
