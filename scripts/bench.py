@@ -13,7 +13,7 @@ in PyTorch where the extra ``bench`` is installed.
 
 import functools
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 from unittest import mock
@@ -55,8 +55,9 @@ _ESTIMATORS = flags.DEFINE_list(
 _PARTS = flags.DEFINE_multi_enum(
     "part",
     ["configs", "estimators", "convolutions", "sweep"],
-    ["configs", "estimators", "convolutions", "sweep"],
-    "What to measure; may be repeated. Default: everything.",
+    ["configs", "estimators", "convolutions", "sweep", "twins"],
+    "What to measure; may be repeated. Default: everything but twins, the same models in PyTorch, "
+    "which need the extra bench.",
 )
 _ROUNDS = flags.DEFINE_integer("rounds", 7, "Rounds of alternating measurements.", lower_bound=1)
 _OUT = flags.DEFINE_string("out", None, "JSON file for the result; printed in any case.")
@@ -74,18 +75,24 @@ _CONVOLUTION_IMAGES, _PLAIN_IMAGES = 2_000, 200
 _SWEPT, _SEEDS = "configs/cat_vae.py", 8  # of the sweep
 
 
+def products(jaxpr: jax.extend.core.Jaxpr, times: int = 1) -> Iterator[tuple[Any, int]]:
+    """The matrix products of a jaxpr, each with the number of times that its loops do it."""
+    for equation in jaxpr.eqns:
+        if equation.primitive.name == "dot_general":
+            yield equation, times
+        length = equation.params.get("length", 1) if equation.primitive.name == "scan" else 1
+        for inner in jax.extend.core.jaxprs_in_params(equation.params):
+            yield from products(inner, times * length)
+
+
 def product_flops(jaxpr: jax.extend.core.Jaxpr) -> int:
     """Floating-point operations of all matrix products of a jaxpr, loops counted in full."""
     total = 0
-    for equation in jaxpr.eqns:
-        if equation.primitive.name == "dot_general":
-            (contracted, _), _ = equation.params["dimension_numbers"]
-            left = equation.invars[0].aval.shape
-            outputs = math.prod(equation.outvars[0].aval.shape)
-            total += 2 * outputs * math.prod(left[axis] for axis in contracted)
-        times = equation.params.get("length", 1) if equation.primitive.name == "scan" else 1
-        for inner in jax.extend.core.jaxprs_in_params(equation.params):
-            total += times * product_flops(inner)
+    for equation, times in products(jaxpr):
+        (contracted, _), _ = equation.params["dimension_numbers"]
+        left = equation.invars[0].aval.shape
+        outputs = math.prod(equation.outvars[0].aval.shape)
+        total += times * 2 * outputs * math.prod(left[axis] for axis in contracted)
     return total
 
 
@@ -116,6 +123,55 @@ def calls_of(
         "train": (lambda: train(state), flops_of(train, state)),
         "evaluate": (lambda: evaluate(state.params), flops_of(evaluate, state.params)),
     }
+
+
+def products_alone(experiment: loop.Experiment, steps: int) -> Callable[[], Any]:
+    """A call that does the matrix products of so many training steps, and nothing else."""
+    program, task = experiment.program, experiment.task
+    state = training.init_state(program, random.key(0))
+    step = functools.partial(training.train_step, program)
+    found = products(jax.make_jaxpr(step)(task.train, experiment.settings, state).jaxpr)
+    of_step = [
+        (e, [random.normal(random.key(3), v.aval.shape) for v in e.invars]) for e, _ in found
+    ]
+
+    def body(scale, _):
+        for equation, (left, right) in of_step:
+            # A factor that changes keeps the product in the loop; the barrier keeps all of it.
+            product = equation.primitive.bind(scale * left, right, **equation.params)
+            product = jax.lax.optimization_barrier(product)
+            scale = scale + 1e-30 * product.reshape(-1)[0]
+        return scale, None
+
+    return jax.jit(lambda: jax.lax.scan(body, jnp.float32(1), length=steps)[0])
+
+
+def bench_twins(path: str, dataset: data.Dataset, rounds: int) -> dict[str, Any]:
+    """Steps and images per second of a config and of its model in PyTorch, in turn."""
+    from scripts import bench_torch
+
+    config = configuration.check(configuration.load(path))
+    experiment = loop.build(config, dataset)
+    calls = calls_of(experiment)
+    row: dict[str, Any] = {"config": path}
+    for what, number, ours, limit, theirs in (
+        (
+            "steps_per_second", _STEPS, calls["train"][0],
+            {"products alone": products_alone(experiment, _STEPS)},
+            bench_torch.training_ways(config, _STEPS),
+        ),
+        (
+            "images_per_second", _IMAGES, calls["evaluate"][0], {},
+            bench_torch.bound_ways(config, _IMAGES),
+        ),
+    ):  # fmt: skip
+        prefixed = {f"PyTorch, {name}": call for name, call in theirs.items()}
+        seconds = interleaved({"gsm": ours} | limit | prefixed, rounds)
+        speeds = {name: number / each for name, each in seconds.items()}
+        best = max(speeds[name] for name in prefixed)
+        row[what] = speeds
+        row[f"{what}_relative_to_best_of_pytorch"] = speeds["gsm"] / best
+    return row
 
 
 def bench_config(path: str, dataset: data.Dataset, rounds: int) -> dict[str, float | str]:
@@ -207,6 +263,8 @@ def bench_convolutions(path: str, unlabelled: int, labelled: int, rounds: int) -
         print("PyTorch is not installed (extra bench): its step is not measured")
     else:
         calls["pytorch"] = bench_torch.training_call(unlabelled, labelled, steps)
+        compiled = bench_torch.training_call(unlabelled, labelled, steps, compiled=True)
+        calls["pytorch_compiled"] = compiled
     steps_of = dict.fromkeys(calls, steps) | {"scan_of_jax_convolutions": plain_steps}
     return {name: steps_of[name] / seconds for name, seconds in interleaved(calls, rounds).items()}
 
@@ -278,6 +336,19 @@ def _convolutions(rounds: int) -> list[dict[str, Any]]:
     return rows
 
 
+def _twins(rounds: int) -> list[dict[str, Any]]:
+    rows = []
+    for path in _CONFIGS.value:
+        rows.append(bench_twins(path, bench_data.random_images(), rounds))
+        print(path)
+        for what in ("steps_per_second", "images_per_second"):
+            ratio = rows[-1][f"{what}_relative_to_best_of_pytorch"]
+            print(f"  {what}: {ratio:.2f} times the best of PyTorch")
+            for name, speed in rows[-1][what].items():
+                print(f"    {name:<36}{speed:>9,.0f}", flush=True)
+    return rows
+
+
 def _sweep(rounds: int) -> dict[str, Any]:
     print(f"{_SEEDS} seeds of {_SWEPT}, relative to one run on all cores")
     speeds = bench_sweep.measure(_SWEPT, _SEEDS, rounds)
@@ -287,6 +358,7 @@ def _sweep(rounds: int) -> dict[str, Any]:
 
 _MEASURES = {
     "configs": _configs, "estimators": _estimators, "convolutions": _convolutions, "sweep": _sweep,
+    "twins": _twins,
 }  # fmt: skip
 
 

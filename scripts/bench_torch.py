@@ -1,17 +1,257 @@
-"""The semi-supervised training step of configs/semisup.py in PyTorch, to compare speed with.
+"""Models of configs in PyTorch, to compare speed with. Needs the extra ``bench``.
 
-Needs the extra ``bench``. Written as its users would for speed: channels last, labelled and
-unlabelled images through each network in one pass. The class joins the encoder as constant channels
-of its image. In the decoder images stand mirrored, so that no output of a transposed convolution
-has to be cropped; up to that relabelling of weights the networks are the same (a test holds them to
-it), and so are losses, dynamic binarisation and Adam.
+Each has the networks, the loss, the noise and Adam of ours, for Gumbel-Softmax (tests hold losses
+and gradients equal at equal parameters and noise), and is written as PyTorch's users would for
+speed: data in memory, one logistic number for two Gumbels, the fused Adam, ``torch.compile``.
+
+The convolutional model: channels last, labelled and unlabelled images through each network in one
+pass. The class joins the encoder as constant channels of its image. In the decoder images stand
+mirrored, so that no output of a transposed convolution has to be cropped; up to that relabelling
+of weights the networks are the same.
 """
 
+import itertools
 from collections.abc import Callable, Sequence
 
 import torch
 from torch import nn
 from torch.nn import functional
+
+# --- linear maps and hidden layers: categorical and Bernoulli VAEs, structured prediction ---------
+
+
+def _mlp(sizes: Sequence[int]) -> nn.Sequential:
+    layers: list[nn.Module] = []
+    for inputs, outputs in itertools.pairwise(sizes):
+        layers += [nn.Linear(inputs, outputs), nn.ReLU()]
+    return nn.Sequential(*layers[:-1])
+
+
+class Latent(nn.Module):
+    """What the models with categorical latents share; two classes are units with one logit."""
+
+    def __init__(self, num_latents: int, num_classes: int):
+        super().__init__()
+        self.num_classes = num_classes
+        self.size = num_latents * (num_classes if num_classes > 2 else 1)
+
+    def noise(self, number: int) -> torch.Tensor:
+        """Gumbel noise ``[number, n, k]``, or logistic noise ``[number, n]`` of units."""
+        if self.num_classes == 2:
+            return torch.rand(number, self.size).logit_()
+        shape = number, self.size // self.num_classes, self.num_classes
+        return -torch.empty(shape).exponential_().log_()
+
+    def relaxed(self, free: torch.Tensor, noise: torch.Tensor, temperature: float) -> torch.Tensor:
+        """Gumbel-Softmax samples ``[b, l]`` from a network's output ``[b, l]``."""
+        if self.num_classes == 2:
+            return torch.sigmoid((free + noise) / temperature)
+        return ((free.view(noise.shape) + noise) / temperature).softmax(-1).flatten(1)
+
+    def classes(self, free: torch.Tensor, number: int) -> torch.Tensor:
+        """Hard samples of one row of logits ``[l]``, or one of each ``[number, l]``.
+
+        Classes ``[number, n]`` by inversion; of units the sample itself, as floats.
+        """
+        if self.num_classes == 2:
+            return (torch.rand(number, self.size) < torch.sigmoid(free)).float()
+        cumulative = free.view(*free.shape[:-1], -1, self.num_classes).softmax(-1).cumsum(-1)
+        uniform = torch.rand(number, cumulative.shape[-2], 1)
+        return (uniform > cumulative[..., :-1]).sum(-1)
+
+    def after(self, layer: nn.Linear, hard: torch.Tensor, lookup: bool) -> torch.Tensor:
+        """A linear map of hard samples: a sum of rows looked up, or a product with one-hots."""
+        if self.num_classes == 2:
+            return layer(hard)
+        if not lookup:
+            return layer(functional.one_hot(hard, self.num_classes).flatten(1).float())
+        rows = hard + self.num_classes * torch.arange(hard.shape[1])
+        return functional.embedding_bag(rows, layer.weight.t(), mode="sum") + layer.bias
+
+
+def _log_likelihood(pixels: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
+    return pixels @ x - functional.softplus(pixels).sum(-1)
+
+
+class VAE(Latent):
+    """``CategoricalVAE`` with its loss: analytic KL, learned prior, centred inputs."""
+
+    def __init__(self, num_latents: int, num_classes: int, hidden: Sequence[int], pixels: int):
+        super().__init__(num_latents, num_classes)
+        self.encoder = _mlp([pixels, *hidden, self.size])
+        self.decoder = _mlp([self.size, *hidden[::-1], pixels])
+        self.prior = nn.Parameter(torch.zeros(self.size))
+        self.register_buffer("center", torch.zeros(pixels))
+
+    def loss(
+        self, x: torch.Tensor, noises: Sequence[torch.Tensor], temperature: float
+    ) -> torch.Tensor:
+        """Mean loss of images ``[b, d]``, in nats."""
+        free = self.encoder(x - self.center)
+        pixels = self.decoder(self.relaxed(free, noises[0], temperature))
+        cost = functional.binary_cross_entropy_with_logits(pixels, x, reduction="sum")
+        return (cost + self.rate(free)) / len(x)
+
+    def rate(self, free: torch.Tensor) -> torch.Tensor:
+        """``KL[q(z | x) || p(z)]``, summed over the rows."""
+        if self.num_classes == 2:
+            normalisers = functional.softplus(self.prior) - functional.softplus(free)
+            return (torch.sigmoid(free) * (free - self.prior) + normalisers).sum()
+        log_q, log_p = self.log_probs(free), self.log_probs(self.prior)
+        return (log_q.exp() * (log_q - log_p)).sum()
+
+    def log_probs(self, free: torch.Tensor) -> torch.Tensor:
+        """Logarithms of class probabilities ``[..., n, k]``."""
+        return free.view(*free.shape[:-1], -1, self.num_classes).log_softmax(-1)
+
+    def bound(self, x: torch.Tensor, num_samples: int, lookup: bool) -> torch.Tensor:
+        """Multi-sample bound of one image ``[d]``, in nats."""
+        free = self.encoder(x - self.center)
+        z = self.classes(free, num_samples)
+        first, *others = self.decoder
+        pixels = self.after(first, z, lookup)
+        for layer in others:
+            pixels = layer(pixels)
+        if self.num_classes == 2:
+            normalisers = functional.softplus(free) - functional.softplus(self.prior)
+            log_ratio = z @ (self.prior - free) + normalisers.sum()
+        else:
+            ratios = self.log_probs(self.prior) - self.log_probs(free)
+            log_ratio = ratios.expand(num_samples, -1, -1).gather(2, z[..., None]).sum((1, 2))
+        log_weights = _log_likelihood(pixels, x) + log_ratio
+        return log_weights.logsumexp(0) - torch.tensor(num_samples).log()
+
+
+class StructuredNetwork(Latent):
+    """``StructuredNetwork`` with its loss: the lower half of an image from the upper one."""
+
+    def __init__(self, num_latents: int, num_classes: int, layers: int, pixels: int):
+        super().__init__(num_latents, num_classes)
+        self.given = pixels // 2
+        widths = [self.given] + [self.size] * layers
+        self.maps = nn.ModuleList(nn.Linear(*pair) for pair in itertools.pairwise(widths))
+        self.decoder = nn.Linear(self.size, pixels - self.given)
+        self.register_buffer("center", torch.zeros(self.given))
+
+    def loss(
+        self, x: torch.Tensor, noises: Sequence[torch.Tensor], temperature: float
+    ) -> torch.Tensor:
+        """Mean loss of images ``[b, d]``, in nats, given noise for each layer."""
+        h, y = x[:, : self.given] - self.center, x[:, self.given :]
+        for layer, noise in zip(self.maps, noises, strict=True):
+            h = self.relaxed(layer(h), noise, temperature)
+        cost = functional.binary_cross_entropy_with_logits(self.decoder(h), y, reduction="sum")
+        return cost / len(x)
+
+    def bound(self, x: torch.Tensor, num_samples: int, lookup: bool) -> torch.Tensor:
+        """Multi-sample bound of one image ``[d]``, in nats."""
+        first, *others = self.maps
+        z = self.classes(first(x[: self.given] - self.center), num_samples)
+        for layer in others:
+            z = self.classes(self.after(layer, z, lookup), num_samples)
+        pixels = self.after(self.decoder, z, lookup)
+        log_weights = _log_likelihood(pixels, x[self.given :])
+        return log_weights.logsumexp(0) - torch.tensor(num_samples).log()
+
+
+def model_of(config, pixels: int = 784) -> VAE | StructuredNetwork:
+    """The model of a config of the tasks ``vae`` and ``sbn``."""
+    sizes = config.model.num_latents, config.model.num_classes
+    if config.task == "vae":
+        return VAE(*sizes, config.model.hidden_sizes, pixels)
+    return StructuredNetwork(*sizes, config.model.num_layers, pixels)
+
+
+def training_ways(config, steps: int) -> dict[str, Callable[[], None]]:
+    """Calls that train ``steps`` steps, by how: eager, the loss compiled, whole steps compiled."""
+    images = (torch.rand(50_000, 784) < 0.125).to(torch.uint8)
+    layers = config.model.get("num_layers", 1)
+    number, temperature = config.batch_size, config.temperature.initial
+
+    def train(compiled: bool) -> Callable[[], None]:
+        model = model_of(config)
+        optimizer = torch.optim.Adam(model.parameters(), config.optimizer.learning_rate, fused=True)
+        loss = torch.compile(model.loss) if compiled else model.loss
+
+        def call() -> None:
+            for _ in range(steps):
+                x = images[torch.randint(len(images), (number,))].float()
+                noises = [model.noise(number) for _ in range(layers)]
+                optimizer.zero_grad(set_to_none=True)
+                loss(x, noises, temperature).backward()
+                optimizer.step()
+
+        return call
+
+    ways = {"eager": train(False), "compiled": train(True)}
+    for chunk in (1, 4):
+        ways[f"compiled whole, {chunk} at once"] = _whole(
+            model_of(config), images, number, layers, temperature,
+            config.optimizer.learning_rate, steps, chunk,
+        )  # fmt: skip
+    return ways
+
+
+def _whole(model, images, number, layers, temperature, rate, steps, chunk) -> Callable[[], None]:
+    """Minibatch, noise, gradient and Adam of ``chunk`` steps as one compiled program."""
+    params = {name: value.detach() for name, value in model.named_parameters()}
+    state = [params, *({n: torch.zeros_like(p) for n, p in params.items()} for _ in "mv")]
+
+    def loss(params, x, noises):
+        return torch.func.functional_call(model, params, (x, noises, temperature))
+
+    model.forward = model.loss
+
+    def step(params, means, squares, time):
+        x = images[torch.randint(len(images), (number,))].float()
+        noises = [model.noise(number) for _ in range(layers)]
+        gradient = torch.func.grad(loss)(params, x, noises)
+        means = {n: 0.9 * m + 0.1 * gradient[n] for n, m in means.items()}
+        squares = {n: 0.999 * v + 0.001 * gradient[n] ** 2 for n, v in squares.items()}
+        first, second = 1 - 0.9**time, 1 - 0.999**time
+        params = {
+            n: p - rate * (means[n] / first) / ((squares[n] / second).sqrt() + 1e-8)
+            for n, p in params.items()
+        }
+        return params, means, squares
+
+    @torch.compile
+    def steps_of_chunk(params, means, squares, time):
+        for _ in range(chunk):
+            time = time + 1
+            params, means, squares = step(params, means, squares, time)
+        return params, means, squares, time
+
+    state.append(torch.tensor(0.0))
+
+    def call() -> None:
+        nonlocal state
+        for _ in range(steps // chunk):
+            state = steps_of_chunk(*state)
+
+    return call
+
+
+def bound_ways(config, number: int, num_samples: int = 1_000) -> dict[str, Callable[[], None]]:
+    """Calls that compute the bound of ``number`` images, by how the samples meet the first map."""
+    images = (torch.rand(number, 784) < 0.125).float()
+    model = model_of(config).requires_grad_(False)
+
+    def ways(lookup: bool, compiled: bool) -> Callable[[], None]:
+        bound = torch.compile(model.bound) if compiled else model.bound
+        return lambda: [bound(image, num_samples, lookup) for image in images]
+
+    forms = {"one-hot product": False}
+    if model.num_classes > 2:
+        forms["embedding_bag"] = True
+    return {
+        f"{name}, {'compiled' if compiled else 'eager'}": ways(lookup, compiled)
+        for name, lookup in forms.items()
+        for compiled in (False, True)
+    }
+
+
+# --- convolutions: the semi-supervised classifier ------------------------------------------------
 
 
 class Convolutions(nn.Module):
@@ -92,16 +332,19 @@ class Twin(nn.Module):
 
 
 def training_call(
-    unlabelled: int, labelled: int, steps: int, graph: bool = False
+    unlabelled: int, labelled: int, steps: int, graph: bool = False, compiled: bool = False
 ) -> Callable[[], None]:
     """A call that trains the twin for so many steps of so many random grey images.
+
+    With ``compiled`` the loss and its gradient are compiled, and Adam's update is one kernel.
 
     With ``graph`` a step is captured as a CUDA graph and replayed, with Adam's moments on the
     device and its update in one kernel: the fastest that PyTorch has there.
     """
     torch.manual_seed(0)
     twin = Twin().to(memory_format=torch.channels_last)
-    options = {"capturable": True, "fused": True} if graph else {}
+    options = {"capturable": True, "fused": True} if graph else {"fused": True}
+    loss = torch.compile(twin.loss) if compiled else twin.loss
     optimizer = torch.optim.Adam(twin.parameters(), 1e-3, **options)
     grey = torch.rand(1_000, 1, 28, 28).contiguous(memory_format=torch.channels_last)
     classes = functional.one_hot(torch.arange(labelled) % 10, 10).float()
@@ -112,7 +355,7 @@ def training_call(
     def step() -> None:
         optimizer.zero_grad(set_to_none=True)
         x = binarised(grey[torch.randint(len(grey), (unlabelled,))])
-        twin.loss(x, binarised(grey[:labelled]), classes).backward()
+        loss(x, binarised(grey[:labelled]), classes).backward()
         optimizer.step()
 
     if graph:
