@@ -118,7 +118,7 @@ def _about_seeds(cells: Sequence[Cell], measure: Measure) -> list[str]:
         lines += [
             "±: standard error of the mean over the seeds. "
             f"Bold: {side} all others of its column by",
-            "more than three standard errors of the difference, with three seeds or more each.",
+            "more than three standard errors of the difference (12.7 where a cell has two seeds).",
         ]
     if min(seeds) == 1:
         which = "One seed each" if max(seeds) == 1 else "Without ±: one seed"

@@ -18,17 +18,25 @@ class Mean(NamedTuple):
     def clearly_above(self, other: "Mean") -> bool:
         """Whether it is greater by more than three standard errors of the difference.
 
-        For three seeds against three that is about the 5 % level of Student's t. With fewer than
-        three seeds of either, no difference is clear.
+        For three seeds against three that is about the 5 % level of Student's t. Two seeds of
+        either know their spread badly: then it takes 12.7 (the 5 % level at one degree of freedom).
+        With one seed of either, no difference is clear.
 
         >>> Mean(2.0, 0.1, 3).clearly_above(Mean(1.0, 0.1, 3))
         True
+        >>> Mean(2.0, 0.1, 2).clearly_above(Mean(1.0, 0.1, 3))
+        False
         >>> Mean(2.0, 0.1, 3).clearly_above(Mean(1.0, None, 1))
         False
         """
-        if min(self.seeds, other.seeds) < 3:
-            return False
-        return self.value - other.value > 3 * math.hypot(self.error or 0, other.error or 0)
+        error = math.hypot(self.error or 0, other.error or 0)
+        fewest = min(self.seeds, other.seeds)
+        return fewest > 1 and self.value - other.value > standard_errors_needed(fewest) * error
+
+
+def standard_errors_needed(seeds: int) -> float:
+    """Standard errors of a difference beyond which it is clear, with so many seeds of each."""
+    return {1: math.inf, 2: 12.7}.get(seeds, 3.0)
 
 
 def mean(values: Sequence[float]) -> Mean:

@@ -94,7 +94,7 @@ class Measure:
         return (max if self.higher_is_better else min)(self.values(cell.rivals))
 
     def is_clearly_better(self, cell: Cell, other: Cell) -> bool:
-        """Whether a cell is better by more than three standard errors, see :class:`Mean`."""
+        """Whether a cell is better by more than chance, see :class:`Mean`."""
         one, two = self.mean(cell), self.mean(other)
         return one.clearly_above(two) if self.higher_is_better else two.clearly_above(one)
 

@@ -57,8 +57,8 @@ def _place(name: str) -> tuple[int, str]:
 def notes(cells: Sequence[Cell]) -> list[str]:
     """Which rows can be distinguished, in words."""
     return [
-        "Of rows with the same config, steps and images, and three seeds or more, these differ by",
-        "more than three standard errors of the difference; the others cannot be told apart:",
+        "Of rows with the same config, steps and images, these differ by more than three standard",
+        "errors of the difference (12.7 with two seeds); the others cannot be told apart:",
         "",
         f"* marginal nll: {_told_apart(cells, _NLL)}",
         f"* accuracy: {_told_apart(cells, _ACCURACY)}",

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from experiments import figures
-from experiments.reporting.statistics import Mean, mean
+from experiments.reporting.statistics import Mean, mean, standard_errors_needed
 from experiments.running.terminal import Progress, say
 from experiments.storage.files import write_csv, write_json
 from experiments.storage.provenance import provenance
@@ -200,7 +200,7 @@ class _Configuration(NamedTuple):
         return self.mean(f"valid/{self.point.config.select}")
 
     def clearly_better(self, other: "_Configuration") -> bool:
-        """Whether by more than three standard errors of the difference, see :class:`Mean`."""
+        """Whether by more than chance, see :class:`Mean`."""
         ours, theirs = self.selected, other.selected
         if ours is None or theirs is None:
             return theirs is None
@@ -330,16 +330,17 @@ def _print_best(
     if apart:
         print(f"  {_about_ties(best, apart, compared - len(tied) + len(apart) - 1)}")
     elif compared > 1 + len(tied):
-        print("  better than all others by more than three standard errors of the difference")
+        print("  clearly better than all others (docs/sweeps.md)")
     for one in chosen:
         print(f"  {jobs.folder(workdir, runs[run_of[one.point.hash]][0])}")
 
 
 def _about_ties(best: _Configuration, tied: Sequence[_Configuration], others: int) -> str:
     """What cannot be distinguished from the best, of so many others."""
-    why = "within three standard errors of the difference"
-    if any(one.selected is None or one.selected.seeds < 3 for one in (best, *tied)):
-        why = "with fewer than three seeds of each, no difference is known to be more than chance"
+    fewest = min(one.selected.seeds if one.selected else 1 for one in (best, *tied))
+    why = "with one seed, no difference is known to be more than chance"
+    if fewest > 1:
+        why = f"within {standard_errors_needed(fewest):g} standard errors of the difference"
     shown = "; ".join(f"{one.label}: {_text(one.selected)}" for one in tied[:_SHOWN_TIES])
     more = f"; and {len(tied) - _SHOWN_TIES} more" if len(tied) > _SHOWN_TIES else ""
     return f"ties with {len(tied)} of {others} others ({why}): {shown}{more}"

@@ -53,7 +53,7 @@ def test_it_says_what_its_errors_are_and_which_rows_can_be_distinguished(tmp_pat
         "exact": (0.94, 0.941, 0.942),
         "gumbel_softmax": (0.90, 0.92, 0.94),  # too far apart to place it
         "rloo": (0.919, 0.92, 0.921),
-        "reinmax": (0.80, 0.801),  # of two seeds
+        "reinmax": (0.84, 0.88),  # three and four standard errors below, but of two seeds
         "st_gumbel_softmax": (0.70,),
     }
     for estimator, of_seeds in accuracies.items():

@@ -29,8 +29,8 @@ def test_only_the_winner_s_test_number_is_reported(tmp_path, here, monkeypatch, 
     assert "4/4  optimizer.learning_rate=1.0: stopped: it diverged\n" in shown.err
     assert shown.out.startswith(
         "best on validation: optimizer.learning_rate=2.0\n  valid/nll 20, test/nll 22.25\n"
-        "  ties with 2 of 2 others (with fewer than three seeds of each, no difference is known to "
-        "be more than chance): optimizer.learning_rate=3.0: 20; optimizer.learning_rate=4.0: 30\n"
+        "  ties with 2 of 2 others (with one seed, no difference is known to be more "
+        "than chance): optimizer.learning_rate=3.0: 20; optimizer.learning_rate=4.0: 30\n"
     )
     assert ".25" not in shown.out.replace("22.25", "") + shown.err
     table = rows_of(tmp_path / "sweep.csv")
@@ -48,8 +48,8 @@ def test_only_the_winner_s_test_number_is_reported(tmp_path, here, monkeypatch, 
 @pytest.mark.parametrize(
     ("others", "expected"),
     [
-        (21.0, "  better than all others by more than three standard errors of the difference"),
-        (20.2, "  ties with 1 of 2 others (within three standard errors of the difference): "
+        (21.0, "  clearly better than all others (docs/sweeps.md)"),
+        (20.2, "  ties with 1 of 2 others (within 3 standard errors of the difference): "
                "optimizer.learning_rate=2.0: 20.2 ± 0.058"),
     ],
 )  # fmt: skip
@@ -127,8 +127,8 @@ def test_one_run_serves_all_points_that_are_the_same(tmp_path, here, monkeypatch
     assert lines[0].startswith("  the same run as 3 more: ")
     assert lines[1:3] == [
         "  valid/nll 10, test/nll 12",
-        "  ties with 8 of 8 others (with fewer than three seeds of each, no difference is known to "
-        "be more than chance): temperature.rate=1e-05, temperature.update_every=500, "
+        "  ties with 8 of 8 others (with one seed, no difference is known to be more "
+        "than chance): temperature.rate=1e-05, temperature.update_every=500, "
         "temperature.floor=0.25: 20; temperature.rate=1e-05, temperature.update_every=500, "
         "temperature.floor=0.5: 20; temperature.rate=1e-05, temperature.update_every=1000, "
         "temperature.floor=0.25: 20; temperature.rate=1e-05, temperature.update_every=1000, "
