@@ -21,6 +21,7 @@ from unittest import mock
 import jax
 import jax.extend
 import jax.numpy as jnp
+import numpy as np
 from absl import flags
 from jax import random
 
@@ -33,7 +34,7 @@ from experiments.storage.provenance import provenance
 from experiments.tasks import convolutions
 from gsm.diagnostics import interleaved
 from gsm.registry import BERNOULLI_ONLY, ESTIMATORS
-from scripts import bench_data, bench_sweep
+from scripts import bench_data, bench_startup, bench_sweep
 
 _CONFIGS = flags.DEFINE_list(
     "configs",
@@ -55,9 +56,8 @@ _ESTIMATORS = flags.DEFINE_list(
 _PARTS = flags.DEFINE_multi_enum(
     "part",
     ["configs", "estimators", "convolutions", "sweep"],
-    ["configs", "estimators", "convolutions", "sweep", "twins"],
-    "What to measure; may be repeated. Default: everything but twins, the same models in PyTorch, "
-    "which need the extra bench.",
+    ["configs", "estimators", "convolutions", "sweep", "startup", "scaling", "twins"],
+    "What to measure; may be repeated. twins are the same models in PyTorch (extra bench).",
 )
 _ROUNDS = flags.DEFINE_integer("rounds", 7, "Rounds of alternating measurements.", lower_bound=1)
 _OUT = flags.DEFINE_string("out", None, "JSON file for the result; printed in any case.")
@@ -72,7 +72,13 @@ _CONVOLUTIONAL = "configs/semisup.py"
 _CONVOLUTION_BATCHES = ((20, 10), (100, 100))
 # Unlabelled images in one timed call; and in one of jax's own convolutions, which are slow.
 _CONVOLUTION_IMAGES, _PLAIN_IMAGES = 2_000, 200
-_SWEPT, _SEEDS = "configs/cat_vae.py", 8  # of the sweep
+_SWEPT, _MODELS = "configs/cat_vae.py", (2, 8, 32)  # of the sweep: the config, numbers of runs
+_SIZES = {  # of the scaling: each field around the value of the config
+    "batch_size": (25, 50, 100, 200, 400),
+    "model.num_latents": (10, 20, 40, 80),
+    "model.num_classes": (5, 10, 20, 40),
+    "evaluation.test_samples": (125, 250, 500, 1000),
+}
 
 
 def products(jaxpr: jax.extend.core.Jaxpr, times: int = 1) -> Iterator[tuple[Any, int]]:
@@ -350,15 +356,39 @@ def _twins(rounds: int) -> list[dict[str, Any]]:
 
 
 def _sweep(rounds: int) -> dict[str, Any]:
-    print(f"{_SEEDS} seeds of {_SWEPT}, relative to one run on all cores")
-    speeds = bench_sweep.measure(_SWEPT, _SEEDS, rounds)
+    print(f"seeds of {_SWEPT}, relative to one run on all cores")
+    speeds = bench_sweep.measure(_SWEPT, _MODELS, rounds)
     print(bench_sweep.table(speeds))
-    return {"config": _SWEPT, "seeds": _SEEDS, "model_steps_per_second": speeds}
+    return {"config": _SWEPT, "model_steps_per_second": speeds}
+
+
+def _startup(rounds: int) -> list[dict[str, Any]]:
+    return bench_startup.measure(rounds)
+
+
+def _scaling(rounds: int) -> list[dict[str, Any]]:
+    """How time grows with each size, beside the sizes of the config: ``seconds ~ size ** p``."""
+    rows = []
+    for field, values in _SIZES.items():
+        calls = {}
+        for value in values:
+            config = configuration.load(_SWEPT)
+            with config.unlocked():
+                config.update_from_flattened_dict({field: value})
+            experiment = loop.build(configuration.check(config), bench_data.random_images())
+            which = "evaluate" if field == "evaluation.test_samples" else "train"
+            calls[value] = calls_of(experiment)[which][0]
+        seconds = interleaved(calls, rounds)
+        exponent = float(np.polyfit(np.log(values), np.log([seconds[v] for v in values]), 1)[0])
+        rows.append({"field": field, "seconds": seconds, "exponent": exponent})
+        relative = ", ".join(f"{v}: {seconds[v] / seconds[values[0]]:.2f}" for v in values)
+        print(f"{field:<26} time ~ size ** {exponent:.2f}   ({relative})", flush=True)
+    return rows
 
 
 _MEASURES = {
     "configs": _configs, "estimators": _estimators, "convolutions": _convolutions, "sweep": _sweep,
-    "twins": _twins,
+    "twins": _twins, "startup": _startup, "scaling": _scaling,
 }  # fmt: skip
 
 

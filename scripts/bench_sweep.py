@@ -6,10 +6,11 @@ turn, round after round, and the medians reported. A part of ``scripts.bench``; 
 own, ``python -m scripts.bench_sweep CONFIG``, it is one of those processes.
 """
 
+import functools
 import os
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import jax
 import jax.numpy as jnp
@@ -23,25 +24,27 @@ from scripts import bench_data
 _STEPS = 200  # training steps of each seed in one timed call
 
 
-def measure(path: str, seeds: int, rounds: int) -> dict[str, float]:
-    """Model-steps per second of one run, and of each way to run many."""
+def measure(path: str, numbers: Sequence[int], rounds: int) -> dict[str, float]:
+    """Model-steps per second of one run, and of each way to run so many."""
     experiment = _experiment(path)
     program, train = experiment.program, experiment.task.train
-    states = [training.init_state(program, random.key(seed)) for seed in range(seeds)]
-    stacked = jax.tree.map(lambda *leaves: jnp.stack(leaves), *states)
 
     def scan(state):
         return training.run_interval(program, _STEPS, train, experiment.settings, state)
 
-    vmapped = jax.jit(jax.vmap(scan))
-    mapped = jax.jit(lambda states: jax.lax.map(scan, states))
     workers = _start_workers(path)
+    one = training.init_state(program, random.key(0))
     ways: dict[str, tuple[Callable[[], object], int]] = {
-        "one_run": (lambda: scan(states[0]), 1),
+        "one_run": (lambda: scan(one), 1),
         "processes": (lambda: _go(workers), len(workers)),
-        "vmap": (lambda: vmapped(stacked), seeds),
-        "lax_map": (lambda: mapped(stacked), seeds),
     }
+    for number in numbers:
+        states = [training.init_state(program, random.key(seed)) for seed in range(number)]
+        stacked = jax.tree.map(lambda *leaves: jnp.stack(leaves), *states)
+        vmapped = jax.jit(jax.vmap(scan))
+        mapped = jax.jit(lambda states: jax.lax.map(scan, states))
+        ways[f"vmap of {number}"] = functools.partial(vmapped, stacked), number
+        ways[f"lax_map of {number}"] = functools.partial(mapped, stacked), number
     try:
         seconds = interleaved({name: call for name, (call, _) in ways.items()}, rounds)
     finally:
@@ -99,7 +102,7 @@ def _work(path: str) -> None:
 def table(speeds: dict[str, float]) -> str:
     """The measured speeds as lines of text."""
     return "\n".join(
-        f"{name:<12}{speed:>9,.0f} model-steps/s{speed / speeds['one_run']:>8.2f}"
+        f"{name:<14}{speed:>9,.0f} model-steps/s{speed / speeds['one_run']:>8.2f}"
         for name, speed in speeds.items()
     )
 

@@ -7,6 +7,7 @@ missing are compared with the same sum in float64. Prints the largest error of e
 status 1 if one is wrong.
 """
 
+import argparse
 import sys
 from collections.abc import Callable
 from typing import Any
@@ -215,4 +216,7 @@ def main() -> None:
 
 
 if __name__ == "__main__":
+    argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    ).parse_args()
     main()

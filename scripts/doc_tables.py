@@ -9,6 +9,7 @@ The tables of the paper are those of ``python -m experiments.report``.
 """
 
 import re
+import statistics
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -161,6 +162,90 @@ def convolutions() -> str:
     )  # fmt: skip
 
 
+def twins() -> str:
+    """Speed relative to the same models in PyTorch: medians of the measurements that are kept."""
+    measured = [
+        read_json(path)["twins"] for path in sorted((RESULTS / "bench").glob("twins*.json"))
+    ]
+
+    def ratio(rows: list[dict[str, Any]], what: str, ways: Callable[[str], bool]) -> str:
+        return f"{statistics.median(_ratio(row[what], ways) for row in rows):.2f}"
+
+    def line(*rows: dict[str, Any]) -> list[str]:
+        every = list(rows)
+        return [
+            f"`{rows[0]['config']}`",
+            ratio(every, "steps_per_second", lambda way: way in ("eager", "compiled")),
+            ratio(every, "steps_per_second", lambda way: True),
+            f"{statistics.median(_limit(row['steps_per_second']) for row in rows):.2f}",
+            ratio(every, "images_per_second", lambda way: True),
+        ]
+
+    return table(
+        ["config", "steps/s: PyTorch, loss compiled", "steps/s: PyTorch, best of four",
+         "steps/s: products alone", "images/s at m = 1000: PyTorch, best"],
+        [line(*rows) for rows in zip(*measured, strict=True)],
+    )  # fmt: skip
+
+
+def _ratio(speeds: dict[str, float], ways: Callable[[str], bool]) -> float:
+    prefix = "PyTorch, "
+    theirs = [v for way, v in speeds.items() if way.startswith(prefix) and ways(way[len(prefix) :])]
+    return speeds["gsm"] / max(theirs)
+
+
+def _limit(speeds: dict[str, float]) -> float:
+    return speeds["gsm"] / speeds["products alone"]
+
+
+def startup() -> str:
+    """From the command to its first steps."""
+    return table(
+        ["start", "first 250 steps after", "end after", "memory, MB"],
+        [
+            [
+                row["start"],
+                f"{row['first_steps_seconds']:.1f} s",
+                f"{row['seconds']:.1f} s",
+                f"{row['memory_mb']:,.0f}",
+            ]
+            for row in _bench("startup")["startup"]
+        ],
+    )
+
+
+def scaling() -> str:
+    """How time grows with the sizes of the categorical VAE."""
+    rows = _bench("scaling")["scaling"]
+    return table(
+        ["field", "time relative to the first value", "time ~ size to the power"],
+        [
+            [
+                f"`{row['field']}`",
+                ", ".join(
+                    f"{value}: {seconds / next(iter(row['seconds'].values())):.2f}"
+                    for value, seconds in row["seconds"].items()
+                ),
+                f"{row['exponent']:.2f}",
+            ]
+            for row in rows
+        ],
+    )
+
+
+def many() -> str:
+    """Model-steps a second of several ways to run several seeds."""
+    speeds = _bench("scaling")["sweep"]["model_steps_per_second"]
+    return table(
+        ["way", "model-steps/s relative to one run on all cores"],
+        [
+            [way.replace("_", " "), f"{speed / speeds['one_run']:.2f}"]
+            for way, speed in speeds.items()
+            if way != "one_run"
+        ],
+    )
+
+
 def _bench(name: str) -> dict[str, Any]:
     return read_json(RESULTS / "bench" / f"{name}.json")
 
@@ -228,6 +313,10 @@ TABLES: dict[str, Callable[[], str]] = {
     "speed": speed,
     "estimator times": estimator_times,
     "convolutions": convolutions,
+    "twins": twins,
+    "startup": startup,
+    "scaling": scaling,
+    "many": many,
     "timing": timing,
     "models": models,
 }
