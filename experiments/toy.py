@@ -40,7 +40,7 @@ _ESTIMATORS = flags.DEFINE_multi_enum(
     "estimator", [], list(ESTIMATORS), "To take part beside gumbel_softmax; default: all."
 )
 _OUT = flags.DEFINE_string("out", "runs/toy", "Folder.")
-command_line.define_quick(keys=20_000, steps=400, seeds=20)
+command_line.define_quick(estimator=measuring.QUICK, keys=20_000, steps=400, seeds=20)
 
 _LOGITS = (-1.0, 0.0, 1.0)
 _TEMPERATURES = (0.05, 0.1, 0.2, 1.0, 2.0)
@@ -68,19 +68,19 @@ def config_of(target: float, power: float, units: int) -> ConfigDict:
 def variance_rows(config: ConfigDict, names: list[str], num_keys: int) -> list[Row]:
     """Bias and variance of estimators at every probability and temperature."""
     rows: list[Row] = []
-    progress: Progress | None = None
     count = itertools.count(1)
     step = jnp.int32(0)
     slope = jax.grad(
         functools.partial(polynomial.expected_power, config.model.power, config.model.target)
     )
+    with waiting(f"building {len(names)} estimators"):
+        subjects = {name: Subject(config, name, None) for name in names}
+    of_logit = [len(measuring.points(one, _TEMPERATURES)) for one in subjects.values()]
+    progress = Progress(0, len(_LOGITS) * sum(of_logit), "measurement")
     for logit in _LOGITS:
         model = {"logits": jnp.full(config.model.num_units, logit)}
-        with waiting(f"building {len(names)} estimators"):
-            subjects = {name: Subject(config, name, None) for name in names}
-        of_logit = [len(measuring.points(one, _TEMPERATURES)) for one in subjects.values()]
-        progress = progress or Progress(0, len(_LOGITS) * sum(of_logit), "measurement")
         for name, subject in subjects.items():
+            subject.begin_anew()
             with waiting(f"adapting what {name} learns"):
                 subject.adapt(model, step, 2_000)
         own = subjects[measuring.TIMED_AGAINST].experiment.task
@@ -89,7 +89,7 @@ def variance_rows(config: ConfigDict, names: list[str], num_keys: int) -> list[R
         measured = measuring.measure(
             subjects, model, step, own.train, _TEMPERATURES, (exact, "exact", {}),
             key=random.key(2), num_keys=num_keys, at_once=_AT_ONCE, timed_keys=20_000,
-            done=lambda name: progress.show(next(count), {"last": name}),  # noqa: B023
+            done=lambda name: progress.show(next(count), {"last": name}),
         )  # fmt: skip
         for row in measured:
             del row["reference_error"]  # there is none

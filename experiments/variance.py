@@ -46,8 +46,9 @@ _ADAPT_STEPS = flags.DEFINE_integer(
 _IMAGES = flags.DEFINE_integer("images", 100, "In the minibatch measured.", lower_bound=1)
 _OUT = flags.DEFINE_string("out", None, "Folder; default: runs/variance-CONFIG-DATASET.")
 command_line.define_quick(
-    steps="0,200", temperatures="0.5", keys=200, reference_keys=40, adapt_steps=100
-)
+    estimators=",".join(measuring.QUICK), steps="200", temperatures="0.5", keys=200,
+    reference_keys=40, adapt_steps=100, images=20,
+)  # fmt: skip
 
 
 def main() -> None:

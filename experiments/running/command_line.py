@@ -42,7 +42,10 @@ def define_config() -> flags.FlagHolder:
 
 def define_quick(**values: Any) -> None:
     """Define ``--quick``, which sets other flags to these values where they are not given."""
-    shown = " ".join(f"--{name}={value}" for name, value in values.items())
+    shown = " ".join(
+        f"--{name}={','.join(value) if isinstance(value, tuple) else value}"
+        for name, value in values.items()
+    )
     flags.DEFINE_bool("quick", False, f"A first look, coarse and soon done: {shown}.")
     _QUICK.update(values)
 
@@ -123,7 +126,8 @@ def _parse(argv: Sequence[str]) -> list[str]:
             rest = flags.FLAGS(list(argv))
             if "quick" in flags.FLAGS and flags.FLAGS["quick"].value:
                 for name, value in _QUICK.items():
-                    flags.FLAGS.set_default(name, value)
+                    several = isinstance(value, tuple)
+                    flags.FLAGS.set_default(name, list(value) if several else value)
             if rest[1:]:
                 raise ConfigError(f"unexpected argument {rest[1]!r}; options start with --")
             return rest

@@ -24,6 +24,11 @@ from gsm.registry import ESTIMATORS, Hyperparams
 Row = dict[str, Any]
 """One estimator at one point: text, and numbers with their 95 % bands."""
 
+QUICK = (
+    "gumbel_softmax", "st_gumbel_softmax", "straight_through", "reinmax", "rloo", "score_function",
+)  # fmt: skip
+"""Estimators of a first look: most of the time goes into the compilation of each."""
+
 TIMED_AGAINST = "gumbel_softmax"
 _SCAN = 500  # steps in one call
 
@@ -77,7 +82,12 @@ class Subject:
     def __init__(self, config: ConfigDict, name: str, dataset: Any):
         self.entry = ESTIMATORS[name]
         self.experiment = loop.build(with_estimator(config, name), dataset)
-        self._state = training.init_state(self.experiment.program, random.key(config.seed))
+        self._initial = training.init_state(self.experiment.program, random.key(config.seed))
+        self._state = self._initial
+
+    def begin_anew(self) -> None:
+        """Forget what was learned; what was compiled stays."""
+        self._state = self._initial
 
     @property
     def learned(self) -> dict[str, Any]:
