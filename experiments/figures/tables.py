@@ -76,7 +76,10 @@ def draw_overlay(
             ax.set_ylim(low - 0.5, min(max(shown, default=1) + 0.5, low + 22))
     for ax in grid[:, 0]:
         ax.set_ylabel("test nats per image (lower is better)")
-    legend(figure, grid, "solid: ours\ndotted: ours, other settings\ndashed: the paper's")
+    solid = "ours"
+    if some := {row["test_images"] for row in rows if row.get("test_images")}:
+        solid += f" (of {min(some):,} test\nimages before the last point)"
+    legend(figure, grid, f"solid: {solid}\ndotted: ours, other settings\ndashed: the paper's")
     return save(figure, path)
 
 

@@ -127,6 +127,7 @@ def table(curves: paper.Curves) -> Table:
             "loss": Along("loss"),
             "valid_nats": Along("valid/nll"),
             "test_nats": Along("curve/nll", ends_in="test/nll"),
+            "test_images": lambda point: point.run.config.get("evaluation.curve_images") or None,
             "row": lambda point: point.cell,
             "run": lambda point: point.run.config_hash,
         },
