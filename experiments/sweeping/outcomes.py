@@ -66,7 +66,7 @@ def run(
         same = runs[outcome.point.hash]
         outcomes += [outcome._replace(point=point) for point in same]
         others = f" and {len(same) - 1} more of the same run" if len(same) > 1 else ""
-        what = _fields(outcome.point, names) + others
+        what = _fields(outcome.point, points.concerning(outcome.point, names)) + others
         say(f"{len(outcomes)}/{len(listed)}  {what}: {_validation(outcome)}")
         left.ended(outcome)
         # In the order of the sweep, whichever ended first: so ties are always broken alike.
@@ -176,7 +176,7 @@ class _Configuration(NamedTuple):
 
     @property
     def label(self) -> str:
-        names = [name for name in self.names if name != "seed"]
+        names = [name for name in points.concerning(self.point, self.names) if name != "seed"]
         return _fields(self.point, names) if names else "the one configuration"
 
     @property

@@ -176,6 +176,19 @@ def schedules_read(point: Point) -> list[str]:
     return [name for name in ("temperature", "slope") if name in seen]
 
 
+def concerning(point: Point, names: Sequence[str]) -> list[str]:
+    """Those of the fields that the config of a point has and its training reads."""
+    seen = identity_in_training(point.config)
+    unread = [of for of in ("temperature", "slope") if of not in seen]
+    return [
+        name
+        for name in names
+        if point.field(name) is not None
+        and (name in seen or name.partition(".")[0] not in unread)
+        and not (name == "num_samples" and not ESTIMATORS[point.config.estimator].num_samples)
+    ]
+
+
 def jobs(points: Sequence[Point], together: int) -> Iterator[list[Point]]:
     """Points that one program can train, at most ``together`` of them at a time.
 

@@ -246,3 +246,27 @@ def test_pilots_of_a_task_without_evaluation_fields_are_shorter_and_no_more(tmp_
     path.write_text("PILOT = ('optimizer.learning_rate',)\n" + path.read_text())
     short = points.pilots(points.load_sweep(str(path)), 10)
     assert [(p.config.num_steps, p.config.eval_every) for p in short] == [(10, 10)] * 2
+
+
+def test_a_point_is_named_by_the_fields_that_its_training_reads():
+    table = points.load_sweep("configs/sweeps/table1.py:digits").points
+    names = points.swept(table)
+    assert {"temperature.rate", "slope.rate", "kl"} <= set(names)
+
+    def named(estimator, config):
+        return {
+            name
+            for point in table
+            if point.config.estimator == estimator and config in point.field("config")
+            for name in points.concerning(point, names)
+        }
+
+    assert not {"temperature.rate", "slope.rate"} & named("straight_through", "cat_vae")
+    assert "temperature.rate" in named("gumbel_softmax", "cat_vae")
+    assert "slope.rate" in named("slope_annealed_st", "cat_sbn")
+    assert "kl" in named("gumbel_softmax", "cat_vae") - named("gumbel_softmax", "cat_sbn")
+    backward = points.resolve(
+        {"config": "configs/reinmax_vae.py:digits", "estimator": "reinmax", "num_samples": 0}
+    )
+    fields = ("temperature.backward", "temperature.rate", "num_samples")
+    assert points.concerning(backward, fields) == ["temperature.backward"]
