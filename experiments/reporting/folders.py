@@ -20,7 +20,7 @@ from experiments.storage.records import PLACES, Run, check, check_row, checked, 
 HASHES = ("row", "run", "config_hash")
 """The columns of CSV files that hold hashes, which are text even where they look like numbers."""
 
-_COPY = re.compile(r"<!-- (table\w+) -->\n(.*?)\n<!-- end -->", re.DOTALL)
+_COPY = re.compile(r"<!-- (table\w+|reinmax) -->\n(.*?)\n<!-- end -->", re.DOTALL)
 
 
 class Found(NamedTuple):
