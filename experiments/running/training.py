@@ -137,44 +137,23 @@ def init_state(program: Program, key: Key[Array, ""]) -> TrainState:
     return jax.jit(init)(key)  # one program in place of a hundred small ones
 
 
-def keys_of_step(key: Key[Array, ""], step: Int[Array, ""]) -> Key[Array, "3"]:
-    """Keys of a step, for its minibatch, its preparation and its loss.
-
-    They are ``fold_in(run key, step)``, split: a resumed run is the same run.
-    """
-    return random.split(random.fold_in(key, step), 3)
-
-
-def draw_rows(
-    program: Program, data: Example, key: Key[Array, ""], step: Int[Array, ""]
-) -> Int[Array, " b"]:
-    """The examples of a step's minibatch, drawn with replacement."""
-    num_examples = jax.tree.leaves(data)[0].shape[0]
-    return random.randint(keys_of_step(key, step)[0], (program.batch_size,), 0, num_examples)
-
-
 def train_step(
-    program: Program,
-    data: Example,
-    settings: Settings,
-    state: TrainState,
-    rows: Int[Array, " b"] | None = None,
+    program: Program, data: Example, settings: Settings, state: TrainState
 ) -> tuple[TrainState, Float[Array, ""]]:
-    """One update.
+    """One update. Its randomness is ``fold_in(run key, step)``: a resumed run is the same run.
 
     Args:
       program: what to train.
       data: stored examples, a pytree of arrays with leading axis N.
       settings: traced scalars.
       state: state before the step.
-      rows: from :func:`draw_rows`, if they have been drawn.
 
     Returns:
-      The state after it, and the mean loss of the batch.
+      The state after it, and the mean loss of the batch, drawn with replacement.
     """
-    if rows is None:
-        rows = draw_rows(program, data, state.key, state.step)
-    _, key_prepare, key_loss = keys_of_step(state.key, state.step)
+    key_batch, key_prepare, key_loss = random.split(random.fold_in(state.key, state.step), 3)
+    num_examples = jax.tree.leaves(data)[0].shape[0]
+    rows = random.randint(key_batch, (program.batch_size,), 0, num_examples)
     keys_prepare = random.split(key_prepare, program.batch_size)
     if program.mesh is not None:
         # All else follows: XLA divides what is computed for an example, and adds up gradients.
@@ -198,12 +177,8 @@ def run_interval(
     program: Program, num_steps: int, data: Example, settings: Settings, state: TrainState
 ) -> tuple[TrainState, Float[Array, " num_steps"]]:
     """``num_steps`` updates in one scan; returns the state after them and each step's loss."""
-    # Drawn for all steps at once: on a CPU random words are a loop of their own, whose start costs
-    # more than the few words of a step.
-    steps = state.step + jnp.arange(num_steps)
-    rows = jax.vmap(functools.partial(draw_rows, program, data), (None, 0))(state.key, steps)
 
-    def body(state, rows):
-        return train_step(program, data, settings, state, rows)
+    def body(state, _):
+        return train_step(program, data, settings, state)
 
-    return jax.lax.scan(body, state, rows)
+    return jax.lax.scan(body, state, length=num_steps)
