@@ -182,7 +182,7 @@ def twins() -> str:
         ]
 
     return table(
-        ["config", "steps/s: PyTorch, loss compiled", "steps/s: PyTorch, best of four",
+        ["config", "steps/s: PyTorch, eager or loss compiled", "steps/s: PyTorch, best of four",
          "steps/s: products alone", "images/s at m = 1000: PyTorch, best"],
         [line(*rows) for rows in zip(*measured, strict=True)],
     )  # fmt: skip
