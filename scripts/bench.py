@@ -362,10 +362,6 @@ def _sweep(rounds: int) -> dict[str, Any]:
     return {"config": _SWEPT, "model_steps_per_second": speeds}
 
 
-def _startup(rounds: int) -> list[dict[str, Any]]:
-    return bench_startup.measure(rounds)
-
-
 def _scaling(rounds: int) -> list[dict[str, Any]]:
     """How time grows with each size, beside the sizes of the config: ``seconds ~ size ** p``."""
     rows = []
@@ -388,7 +384,7 @@ def _scaling(rounds: int) -> list[dict[str, Any]]:
 
 _MEASURES = {
     "configs": _configs, "estimators": _estimators, "convolutions": _convolutions, "sweep": _sweep,
-    "twins": _twins, "startup": _startup, "scaling": _scaling,
+    "twins": _twins, "startup": bench_startup.measure, "scaling": _scaling,
 }  # fmt: skip
 
 

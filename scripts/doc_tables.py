@@ -11,7 +11,7 @@ The tables of the paper are those of ``python -m experiments.report``.
 import re
 import statistics
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -168,17 +168,16 @@ def twins() -> str:
         read_json(path)["twins"] for path in sorted((RESULTS / "bench").glob("twins*.json"))
     ]
 
-    def ratio(rows: list[dict[str, Any]], what: str, ways: Callable[[str], bool]) -> str:
+    def ratio(rows: Sequence[dict[str, Any]], what: str, ways: Callable[[str], bool]) -> str:
         return f"{statistics.median(_ratio(row[what], ways) for row in rows):.2f}"
 
     def line(*rows: dict[str, Any]) -> list[str]:
-        every = list(rows)
         return [
             f"`{rows[0]['config']}`",
-            ratio(every, "steps_per_second", lambda way: way in ("eager", "compiled")),
-            ratio(every, "steps_per_second", lambda way: True),
+            ratio(rows, "steps_per_second", lambda way: way in ("eager", "compiled")),
+            ratio(rows, "steps_per_second", lambda way: True),
             f"{statistics.median(_limit(row['steps_per_second']) for row in rows):.2f}",
-            ratio(every, "images_per_second", lambda way: True),
+            ratio(rows, "images_per_second", lambda way: True),
         ]
 
     return table(
