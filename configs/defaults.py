@@ -16,6 +16,7 @@ def common(task: str) -> ConfigDict:
     config.task = task  # module of experiments.tasks, or any importable module
     config.estimator = "gumbel_softmax"  # a key of gsm.ESTIMATORS; --list prints them
     config.num_samples = 0  # averaged by rloo, arms and gumbel_rao; 0: the estimator's default
+    config.num_estimates = 1  # independent estimates for each example, averaged; with any estimator
     config.seed = 0  # of initialisation, batches and noise; the data splits do not depend on it
 
     config.num_steps = 100_000  # training steps, each an update by one minibatch

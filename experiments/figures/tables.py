@@ -160,3 +160,37 @@ def draw_classification(
         "lines: validation\ndots: test (nll: marginal),\nstandard error\ntriangles: the paper's",
     )
     return save(figure, path)
+
+
+def draw_evaluations(
+    rows: Sequence[Mapping[str, Any]], table: Sequence[Mapping[str, Any]], path: Path
+) -> Path:
+    """Validation nats over the steps, a panel for each number of evaluations of the cost.
+
+    Args:
+      rows: of bernoulli_curves.csv.
+      table: rows of bernoulli.csv, each of which is a line: the mean of its seeds, and their range.
+      path: where the figure goes.
+    """
+    numbers = sorted({row["evaluations"] for row in table})
+    figure, grid = plt.subplots(
+        1, len(numbers), figsize=(2 + 3.6 * len(numbers), 4.2), squeeze=False, sharey=True,
+        layout="constrained",
+    )  # fmt: skip
+    shown = []
+    for number, ax in zip(numbers, grid.flat, strict=True):
+        for row in (one for one in table if one["evaluations"] == number):
+            of_row = [one for one in rows if one["row"] == row["config_hash"]]
+            if of_row:  # a report may have kept no curve of a row
+                style = line_of(row["estimator"], len({one["step"] for one in of_row}))
+                shown += _seeds(ax, of_row, value="valid_nats", label=row["estimator"], **style)
+        ax.set_title(f"{number} evaluations", fontsize=10, loc="left")
+        ax.set_xlabel("step")
+        ax.set_xlim(left=0)
+        ax.xaxis.set_major_formatter(matplotlib.ticker.FuncFormatter(lambda x, _: f"{x:,.0f}"))
+        ax.spines[["top", "right"]].set_visible(False)
+    if shown:  # the first steps leave the plot
+        grid[0, 0].set_ylim(min(shown) - 1, max(shown) + 6)
+    grid[0, 0].set_ylabel("validation nats per image (lower is better)")
+    legend(figure, grid, "estimator")
+    return save(figure, path)

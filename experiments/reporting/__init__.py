@@ -6,7 +6,7 @@ those that ``python -m experiments.report`` writes.
 
 from pathlib import Path
 
-from experiments.reporting import paper, reinmax, table1, table2
+from experiments.reporting import bernoulli, paper, reinmax, table1, table2
 from experiments.reporting.table import Table
 
 
@@ -20,4 +20,4 @@ def all_tables(paper_folder: Path) -> tuple[Table, ...]:
       RecordError: that file cannot be read.
     """
     of_paper = table1.table(paper.read_curves(paper_folder / "curves.csv"))
-    return of_paper, table2.TABLE, reinmax.GREY, reinmax.POLYNOMIAL
+    return of_paper, table2.TABLE, bernoulli.TABLE, reinmax.GREY, reinmax.POLYNOMIAL

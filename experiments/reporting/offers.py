@@ -9,7 +9,7 @@ from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
-from experiments.storage.records import PLACES, Run
+from experiments.storage.records import Run, identity
 
 Row = Mapping[str, Any]
 
@@ -75,8 +75,8 @@ class Offers(NamedTuple):
     def _common(self, config: Row) -> dict[str, str]:
         return {
             name: json.dumps(value)
-            for name, value in config.items()
-            if name not in ("seed", *PLACES) and not name.startswith(self.own)
+            for name, value in identity(config).items()
+            if name != "seed" and not name.startswith(self.own)
         }
 
 

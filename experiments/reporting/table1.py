@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from experiments import figures
-from experiments.reporting import paper, reinmax
+from experiments.reporting import bernoulli, paper, reinmax
 from experiments.reporting.layouts import Grid
 from experiments.reporting.offers import Offers
 from experiments.reporting.table import Along, Measure, Row, Table
@@ -45,6 +45,12 @@ def task(run: Run) -> str:
     return f"{latents}_{run.task}"
 
 
+def belongs(run: Run) -> bool:
+    """Whether a run is of the protocol: a VAE or SBN of no other table."""
+    others = (reinmax.is_grey, bernoulli.belongs)
+    return run.task in ("vae", "sbn") and not any(other(run) for other in others)
+
+
 def table(curves: paper.Curves) -> Table:
     """Table 1 beside the paper's curves."""
     valid = Measure("valid/nll")
@@ -71,7 +77,7 @@ def table(curves: paper.Curves) -> Table:
     return Table(
         name="table1",
         title="Table 1: test nats by estimator",
-        belongs=lambda run: run.task in ("vae", "sbn") and not reinmax.is_grey(run),
+        belongs=belongs,
         column=task,
         row=lambda run: run.estimator,
         titles=TASKS,

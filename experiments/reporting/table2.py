@@ -40,7 +40,7 @@ def config_file(run: Run) -> str:
     """The config or sweep file that a run is an instance of."""
     if run.field("consistency.weight") > 0:
         return "configs/semisup_best.py"
-    if _entropy_weight(run) != 1:
+    if run.field("entropy_weight") != 1:
         return "configs/sweeps/table2_probes.py"
     return "configs/semisup.py"
 
@@ -83,13 +83,9 @@ def _protocol(cell: Cell) -> tuple[str, int, int]:
     return cell.column, cell.steps, cell.field("batch_size")
 
 
-def _entropy_weight(run: Run) -> float:
-    return run.config.get("entropy_weight", 1.0)  # older runs had no such field
-
-
 def _weights(cell: Cell) -> str:
     weights = [cell.field("labels.weight"), cell.field("alpha")]
-    if (entropy := _entropy_weight(cell.runs[0])) != 1:
+    if (entropy := cell.field("entropy_weight")) != 1:
         weights.append(entropy)
     return ", ".join(f"{weight:g}" for weight in weights)
 
@@ -127,7 +123,7 @@ TABLE = Table(
         "valid_accuracy": _VALID_ACCURACY.value,
         "best_test_accuracy": _ACCURACY.best,  # of all weights and seeds, as in the paper
         "config_hash": lambda cell: cell.config_hash,
-        "entropy_weight": lambda cell: _entropy_weight(cell.runs[0]),
+        "entropy_weight": lambda cell: cell.field("entropy_weight"),
     },
     layout=Lines(
         title=[

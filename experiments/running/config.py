@@ -14,7 +14,7 @@ from ml_collections import ConfigDict
 from experiments import tasks
 from experiments.running import explain
 from experiments.running.training import OPTIMIZERS
-from experiments.storage.records import PLACES
+from experiments.storage import records
 from experiments.tasks import base
 from experiments.tasks.checks import Checks, ConfigError, fields
 from gsm import learned
@@ -89,8 +89,9 @@ def check(config: ConfigDict) -> ConfigDict:
     checks.one_of("optimizer.name", OPTIMIZERS)
     checks.one_of("keep", ("last", "best"))
     checks.whole(
-        1, "num_steps", "eval_every", "log_every", "batch_size", "temperature.update_every"
-    )
+        1, "num_steps", "eval_every", "log_every", "batch_size", "num_estimates",
+        "temperature.update_every",
+    )  # fmt: skip
     checks.whole(0, "seed", high=2**32 - 1)
     checks.whole(0, "mesh.data")
     checks.sizes("learned.hidden_sizes")
@@ -112,7 +113,7 @@ def check(config: ConfigDict) -> ConfigDict:
 def from_fields(values: Mapping[str, Any]) -> ConfigDict:
     """The checked config of a run from its flat fields, as they stand in its config.json."""
     config = ConfigDict()
-    values = {"mesh.data": 1, **values}  # which runs of earlier versions do not have
+    values = _with_added(values)
     for name, value in values.items():
         *groups, field = name.split(".")
         group = config
@@ -130,9 +131,19 @@ def from_fields(values: Mapping[str, Any]) -> ConfigDict:
     return check(config)
 
 
+def _with_added(values: Mapping[str, Any]) -> dict[str, Any]:
+    """The fields of a run with those that its task has today and had not then."""
+    task, dataset = values.get("task"), values.get("data.name", "")
+    if not isinstance(task, str) or not isinstance(dataset, str):
+        return dict(values)  # refused by check
+    default = dict(fields(tasks.find(task).default_config(dataset)))
+    added = {name: value for name, value in records.ADDED.items() if name in default}
+    return {**added, **values}
+
+
 def identity(config: ConfigDict) -> dict[str, Any]:
-    """The fields that determine a run's numbers, in order of name; places are left out."""
-    return {name: value for name, value in sorted(fields(config)) if name not in PLACES}
+    """The fields that determine a run's numbers, in order of name."""
+    return records.identity(dict(fields(config)))
 
 
 def config_hash(config: ConfigDict) -> str:

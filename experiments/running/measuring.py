@@ -108,7 +108,7 @@ class Subject:
     def evaluations(self) -> int:
         """Evaluations of the cost for one estimate of one example, through all layers."""
         samples = self.experiment.config.num_samples or None
-        count = 1
+        count = self.experiment.config.num_estimates
         for n, k in self.experiment.task.latents:
             count *= self.entry.count_evaluations(n, k, samples)
         return count

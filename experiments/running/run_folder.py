@@ -116,10 +116,11 @@ class RunFolder:
         for name in ("checkpoints", "figures", "events"):
             if (self.path / name).exists() and not (self.path / name).is_dir():
                 raise RunFolderError(f"{self.path / name} is a file; a run keeps a folder there")
+        there, now = ({**records.ADDED, **config} for config in (before, identity))
         different = [
-            f"{name} ({before.get(name)!r} there, {value!r} now)"
-            for name, value in identity.items()
-            if before.get(name) != value
+            f"{name} ({there.get(name)!r} there, {value!r} now)"
+            for name, value in now.items()
+            if there.get(name) != value and name not in records.PLACES
         ]
         if different:
             raise RunFolderError(

@@ -23,6 +23,12 @@ from experiments.storage.files import finite, read_json, write_json
 PLACES = ("data.dir", "mesh.data")
 """Fields of a configuration that say where data are and where is computed, not what."""
 
+ADDED: Mapping[str, Any] = {"entropy_weight": 1.0, "mesh.data": 1, "num_estimates": 1}
+"""Fields that configurations did not have from the start, and what runs without them did.
+
+At these values they do not count: earlier runs and their tables stay what they were.
+"""
+
 _IS: Mapping[str, Callable[[Any], bool]] = {
     "text": lambda value: isinstance(value, str),
     "an object": lambda value: isinstance(value, dict),
@@ -43,6 +49,19 @@ _START = {"command": "text"}
 
 Rows = Sequence[Mapping[str, Any]]
 """Rows of metrics, steps increasing."""
+
+
+def identity(config: Mapping[str, Any]) -> dict[str, Any]:
+    """The fields of a flat configuration that determine a run's numbers, in order of name.
+
+    >>> identity({"seed": 0, "data.dir": "/data", "num_estimates": 1})
+    {'seed': 0}
+    """
+    return {
+        name: value
+        for name, value in sorted(config.items())
+        if name not in PLACES and not (name in ADDED and value == ADDED[name])
+    }
 
 
 class Run(NamedTuple):
@@ -84,9 +103,8 @@ class Run(NamedTuple):
 
     @property
     def settings(self) -> str:
-        """All of the configuration but the seed and places, as one text."""
-        config = {k: v for k, v in self.config.items() if k not in ("seed", *PLACES)}
-        return json.dumps(config, sort_keys=True)
+        """All that determines the numbers but the seed, as one text."""
+        return json.dumps({k: v for k, v in identity(self.config).items() if k != "seed"})
 
     def field(self, name: str) -> Any:
         """A field of the configuration.
@@ -94,9 +112,9 @@ class Run(NamedTuple):
         Raises:
           RecordError: the configuration has no such field.
         """
-        if name not in self.config:
+        if name not in self.config and name not in ADDED:
             raise RecordError(f"{self.source}: field {name!r}: expected a value, got nothing")
-        return self.config[name]
+        return self.config.get(name, ADDED.get(name))
 
     def value(self, name: str) -> float:
         """A metric of the result; NaN where it was not finite.

@@ -95,13 +95,27 @@ class Task(NamedTuple):
     """What the networks know of the dataset, by name, for the functions of a trained model."""
 
 
-def mean_over_examples(loss: Callable[..., Float[Array, ""]]) -> Callable[..., Float[Array, ""]]:
-    """Turn ``loss(params, key, example, hyperparams)`` into the mean loss of a minibatch."""
+def mean_over_examples(
+    loss: Callable[..., Float[Array, ""]], num_estimates: int = 1
+) -> Callable[..., Float[Array, ""]]:
+    """Turn ``loss(params, key, example, hyperparams)`` into the mean loss of a minibatch.
+
+    Args:
+      loss: of one example.
+      num_estimates: independent losses of each example, with keys of their own, that are averaged.
+        What does not depend on the key, such as an encoder, is computed once for all of them.
+    """
+
+    def of_example(params, key, example, hyperparams):
+        if num_estimates == 1:
+            return loss(params, key, example, hyperparams)
+        keys = jax.random.split(key, num_estimates)
+        return jnp.mean(jax.vmap(loss, (None, 0, None, None))(params, keys, example, hyperparams))
 
     def of_minibatch(params, key, batch, hyperparams):
         size = jax.tree.leaves(batch)[0].shape[0]
         keys = jax.random.split(key, size)
-        return jnp.mean(jax.vmap(loss, (None, 0, 0, None))(params, keys, batch, hyperparams))
+        return jnp.mean(jax.vmap(of_example, (None, 0, 0, None))(params, keys, batch, hyperparams))
 
     return of_minibatch
 

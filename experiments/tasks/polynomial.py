@@ -71,7 +71,7 @@ def build(config: ConfigDict, dataset: None = None) -> Task:
     of_cost = {"cost": Metric(measure_cost)}
     return Task(
         init=init,
-        loss=base.mean_over_examples(loss),
+        loss=base.mean_over_examples(loss, config.num_estimates),
         prepare=lambda key, x: x,
         train=nothing,
         held_out={"valid": HeldOut(nothing, of_cost), "test": HeldOut(nothing, of_cost)},

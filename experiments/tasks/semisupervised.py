@@ -191,6 +191,8 @@ def build(config: ConfigDict, dataset: Dataset) -> Task:
             model, params["model"], x, example["augmented"], config.consistency.threshold
         )
 
+    unlabelled_loss = base.mean_over_examples(of_unlabelled, config.num_estimates)
+
     def of_labelled(params, key, stored, y):
         key_image, key_augmented, key_style = random.split(key, 3)
         x = seen = images.prepare(key_image, stored)
@@ -209,8 +211,7 @@ def build(config: ConfigDict, dataset: Dataset) -> Task:
         labelled = jax.vmap(of_labelled, (None, 0, 0, 0))(
             params, random.split(key_losses, size), labelled_images[rows], labelled_classes[rows]
         )
-        unlabelled = base.mean_over_examples(of_unlabelled)(params, key, batch, hyperparams)
-        return unlabelled + jnp.mean(labelled)
+        return unlabelled_loss(params, key, batch, hyperparams) + jnp.mean(labelled)
 
     def measure_accuracy(params, key, example):
         probabilities = classify(model, params["model"], images.to_float(example["image"]))

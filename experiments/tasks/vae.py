@@ -190,7 +190,7 @@ def build(config: ConfigDict, dataset: Dataset) -> Task:
 
     return Task(
         init=init,
-        loss=base.mean_over_examples(loss),
+        loss=base.mean_over_examples(loss, config.num_estimates),
         prepare=images.prepare,
         train=images.train.train.images,
         held_out=bound_splits(

@@ -62,6 +62,17 @@ def test_every_start_is_recorded(run):
     assert {"time", "command", "git_commit", "python", "jax", "numpy", "device"} <= set(starts[0])
 
 
+def test_a_field_that_was_added_later_counts_only_where_it_is_not_the_default(run):
+    run.close()
+    open_run(run.path, num_estimates=1).close()  # the folder has no such field
+    with pytest.raises(RunFolderError, match=r"differ in num_estimates \(1 there, 2 now\)"):
+        open_run(run.path, num_estimates=2)
+    folder = run.path.parent / "several"
+    open_run(folder, num_estimates=2).close()
+    with pytest.raises(RunFolderError, match=r"differ in num_estimates \(2 there, 1 now\)"):
+        open_run(folder)
+
+
 # --- metrics and result ---
 
 
