@@ -48,6 +48,10 @@ class Grid:
     """The order of the lines; by default that of the table."""
     last_line: Callable[[int], tuple[str, Mapping[str, str]]] | None = None
     """A name, and texts by column key, for a line below the grid; for its number of steps."""
+    beside: Callable[[Cell], str] = lambda cell: ""
+    """What stands behind the number of a cell."""
+    about_beside: str = ""
+    """A line above a grid in which something does."""
 
     def __call__(self, table: Table, cells: Sequence[Cell]) -> list[Block]:
         return [
@@ -61,6 +65,7 @@ class Grid:
         notes = {text: number for number, text in enumerate(filter(None, marks), 1)}
         above = [
             *self.title(steps),
+            *([self.about_beside] if any(map(self.beside, cells)) else ()),
             *_about_seeds(cells, measure),
             *(_OTHER_SETTINGS if notes else ()),
         ]
@@ -70,7 +75,7 @@ class Grid:
             for column in table.titles:
                 of_both = [cell for cell in cells if (cell.column, cell.row) == (column, row)]
                 of_both.sort(key=lambda cell: bool(cell.other_settings))
-                texts = [_text(cell, cells, measure, notes) for cell in of_both]
+                texts = [self._text(cell, cells, measure, notes) for cell in of_both]
                 first.append(texts[0] if texts else "")
                 second.append(texts[1] if len(texts) > 1 else "")
             rows.append([f"`{row}`", *first])
@@ -82,6 +87,15 @@ class Grid:
         below = [f"* [{number}] {text}" for text, number in notes.items()]
         return Block(above, [self.rows_are, *table.titles.values()], rows, below)
 
+    def _text(
+        self, cell: Cell, cells: Sequence[Cell], measure: Measure, notes: Mapping[str, int]
+    ) -> str:
+        text = with_error(measure, cell)
+        text = f"**{text}**" if _leads(cell, cells, measure) else text
+        if cell.other_settings:
+            text += f" [{notes[cell.other_settings]}]"
+        return with_published(measure, cell, text + self.beside(cell))
+
 
 def _rows(grid: Grid, table: Table, cells: Sequence[Cell]) -> list[str]:
     return (grid.order or table.order)(cell.row for cell in cells)
@@ -90,14 +104,6 @@ def _rows(grid: Grid, table: Table, cells: Sequence[Cell]) -> list[str]:
 def _by_row(grid: Grid, table: Table, cells: Sequence[Cell]) -> list[Cell]:
     rows = _rows(grid, table, cells)
     return sorted(cells, key=lambda cell: rows.index(cell.row))
-
-
-def _text(cell: Cell, cells: Sequence[Cell], measure: Measure, notes: Mapping[str, int]) -> str:
-    text = with_error(measure, cell)
-    text = f"**{text}**" if _leads(cell, cells, measure) else text
-    if cell.other_settings:
-        text += f" [{notes[cell.other_settings]}]"
-    return with_published(measure, cell, text)
 
 
 def _leads(cell: Cell, cells: Sequence[Cell], measure: Measure) -> bool:

@@ -10,7 +10,8 @@ from experiments import figures
 from experiments.reporting import bernoulli, paper, reinmax
 from experiments.reporting.layouts import Grid
 from experiments.reporting.offers import Offers
-from experiments.reporting.table import Along, Measure, Row, Table
+from experiments.reporting.statistics import mean
+from experiments.reporting.table import Along, Cell, Measure, Row, Table
 from experiments.storage.records import Run
 
 TASKS = {
@@ -43,6 +44,15 @@ def task(run: Run) -> str:
     """The column of a run: its latents and its task."""
     latents = "bern" if run.field("model.num_classes") == 2 else "cat"
     return f"{latents}_{run.task}"
+
+
+def _last_nats(cell: Cell) -> float | None:
+    """Test nats at the last step, of a cell whose runs were tested at an earlier one as well."""
+    if not any("last/nll" in run.result for run in cell.runs):
+        return None
+    return mean(
+        [run.value("last/nll" if "last/nll" in run.result else "test/nll") for run in cell.runs]
+    ).value
 
 
 def belongs(run: Run) -> bool:
@@ -98,12 +108,15 @@ def table(curves: paper.Curves) -> Table:
             "paper_nats": test.published,
             "config_hash": lambda cell: cell.config_hash,
             "other_settings": lambda cell: cell.other_settings,
+            "last_nats": _last_nats,
         },
         layout=Grid(
             title=lambda steps: [
                 f"Test nats after {steps:,} steps, lower is better; in brackets the paper's curve "
                 "there."
             ],
+            beside=lambda cell: "" if (last := _last_nats(cell)) is None else f" / {last:.2f}",
+            about_beside="Behind a slash: at the last step, where validation chose an earlier one.",
             order=of_paper_first,
             last_line=best_of_paper,
         ),

@@ -557,29 +557,36 @@ def _better(metric: Metric, value: float, than: float) -> bool:
 
 
 def _finish(member: _Member, stop: StopRequest) -> dict[str, Any]:
-    """Measure the chosen parameters on the test set, write the result, then draw the figures."""
+    """Measure the chosen parameters on the test set, write the result, then draw the figures.
+
+    Where they are not those of the last step, these are measured too: what overfitting costs.
+    """
     config, task, state = member.config, member.task, member.state
     start = time.perf_counter()
     params, step = state.params, member.step
     if config.keep == "best":
         params, step = member.best["params"], int(member.best["step"])
+    measured = {"test": (params, step)}
+    if step != member.step:
+        measured["last"] = (state.params, member.step)
 
     def between(name, left, seconds):
         if devices.any_of(stop.made):
             raise _interrupted(config.num_steps)
         if seconds and left * seconds > 2 and not announced:
             announced.append(name)
-            _say(f"test/{name}: about {left * seconds:.0f} s")
+            _say(f"test/{name}: about {len(measured) * left * seconds:.0f} s")
 
     announced: list[str] = []
-    tested = {}
-    if "test" in task.held_out:
+    tested: dict[str, float] = {}
+    for which, (of_step, at) in measured.items() if "test" in task.held_out else ():
         split = task.held_out["test"]
         key, mesh = random.key(_KEY_TEST), member.experiment.program.mesh
         with waiting("measuring on the test set"):
-            means = evaluate(split.metrics, params, key, split.examples, between, mesh)
-        member.check(split.metrics, means, "test", step)
-        tested = {f"test/{name}": mean for name, mean in means.items()}
+            means = evaluate(split.metrics, of_step, key, split.examples, between, mesh)
+        if which == "test":
+            member.check(split.metrics, means, "test", at)
+        tested |= {f"{which}/{name}": mean for name, mean in means.items()}
     test_seconds = time.perf_counter() - start
     result = devices.of_first(_by_first(_write_result, member, tested, test_seconds, step))
     stop.unsaved = False  # from here on a signal ends the process: figures are drawn by the next

@@ -145,10 +145,9 @@ def test_one_command_trains_and_leaves_everything_in_the_folder(unbroken):
     assert ended.code == 0, ended.err
     result = result_of(workdir)
     assert set(result) == {
-        "test/nll", "test/rate", "train/loss", "valid/nll", "valid/rate", "maximize",
-        "selected_step", "steps",
-        "seconds", "steps_per_second", "test_seconds", "estimator", "dataset", "seed",
-        "config_hash", "digest",
+        "test/nll", "test/rate", "last/nll", "last/rate", "train/loss", "valid/nll", "valid/rate",
+        "maximize", "selected_step", "steps", "seconds", "steps_per_second", "test_seconds",
+        "estimator", "dataset", "seed", "config_hash", "digest",
     }  # fmt: skip
     assert result["steps"] == 1000
     assert result["selected_step"] == 250

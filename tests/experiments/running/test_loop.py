@@ -270,6 +270,8 @@ def test_the_metric_that_chooses_does_so_in_its_direction(
     assert result["selected_step"] == step
     assert result["maximize"] == (select == "height" and maximize)
     assert result["test/height"] == result["valid/height"] == (0 if step == 4 else -4)
+    # What the last step would have given is measured beside it.
+    assert (result["last/height"], result["last/distance"]) == (-4, 4)
     _, params = loop.trained(tmp_path / "run")
     assert params["model"]["w"] == step
 
@@ -277,6 +279,7 @@ def test_the_metric_that_chooses_does_so_in_its_direction(
 def test_the_last_step_is_kept_whatever_the_metric_says(own_config, tmp_path):
     result = loop.train(own_config(keep="last"), tmp_path / "run")
     assert (result["selected_step"], result["test/height"]) == (6, -4)
+    assert "last/height" not in result
     assert loop.trained(tmp_path / "run")[1]["model"]["w"] == 6
 
 
