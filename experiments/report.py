@@ -7,6 +7,9 @@ ours. CSV, Markdown, HTML, JSON, curves, pilots and figures go to ``--out``.
 ``--html=FILE`` writes one page instead, which needs no other file and no network: all runs, sweeps,
 tables and measurements of the folders, such as ``--runs=results``.
 
+``--cells`` writes ``results/README.md``: every cell of the committed tables beside the published
+value, with seeds, minutes and command.
+
 ``--check`` writes nothing: it makes the tables of ``results/`` again from the runs that they keep,
 and fails where a committed file, or a copy in README.md or docs/, differs.
 """
@@ -16,11 +19,13 @@ from pathlib import Path
 
 from absl import app, flags
 
-from experiments.reporting import all_tables, folders, page, paper
+from experiments.reporting import all_tables, cells, folders, page, paper
 from experiments.running import explain
 from experiments.running.terminal import loading
 from experiments.storage.errors import RecordError, ReportError
 from experiments.storage.files import write_atomically
+
+_RESULTS = Path("results")
 
 _RUNS = flags.DEFINE_multi_string(
     "runs", [], "Folder of a sweep or of an earlier report; may be repeated."
@@ -28,6 +33,9 @@ _RUNS = flags.DEFINE_multi_string(
 _PAPER = flags.DEFINE_string("paper", "results/paper", "Folder of the paper's curves.csv.")
 _HTML = flags.DEFINE_string("html", None, "Write only one page, of all that --runs hold, there.")
 _OUT = flags.DEFINE_string("out", None, "Where to write; default: report in the first folder.")
+_CELLS = flags.DEFINE_bool(
+    "cells", False, "Only write results/README.md: every cell of the committed tables."
+)
 _CHECK = flags.DEFINE_bool("check", False, "Only check that the committed tables are fresh.")
 
 
@@ -60,11 +68,22 @@ def write_page() -> None:
     print(f"written to {out} ({len(text) / 1e6:.1f} MB)")
 
 
+def write_cells() -> None:
+    """Write the page of every cell."""
+    path = _RESULTS / cells.FILE
+    write_atomically(path, cells.page(all_tables(Path(_PAPER.value)), _RESULTS))
+    print(f"written to {path}")
+
+
 def check() -> None:
     """Exit with 1 where a committed table is not what its runs make."""
     documents = [Path("README.md"), *sorted(Path("docs").glob("*.md"))]
     tables = all_tables(Path(_PAPER.value))
-    if differences := folders.outdated(tables, Path("results"), documents):
+    differences = folders.outdated(tables, _RESULTS, documents)
+    path = _RESULTS / cells.FILE
+    if not path.is_file() or path.read_text() != cells.page(tables, _RESULTS):
+        differences.append(f"{path} differs from what --cells writes")
+    if differences:
         raise ReportError("; ".join(differences))
     print("the tables are fresh")
 
@@ -78,10 +97,14 @@ def _parse(argv: list[str]) -> list[str]:
 def main(argv: list[str]) -> None:
     if len(argv) > 1:
         sys.exit(f"error: expected flags only, got {argv[1]!r}")
-    if not _RUNS.value and not _CHECK.value:
+    of_results = _CHECK.value or _CELLS.value
+    if not _RUNS.value and not of_results:
         sys.exit("error: --runs is missing: the folder of a sweep or of an earlier report")
     try:
-        check() if _CHECK.value else write_page() if _HTML.value else write()
+        if of_results:
+            check() if _CHECK.value else write_cells()
+        else:
+            write_page() if _HTML.value else write()
     except (RecordError, ReportError, OSError) as error:
         sys.exit(f"error: {error}")
 

@@ -124,9 +124,16 @@ def test_the_check_exits_with_1_and_names_what_differs(results, tmp_path):
         (tmp_path / name).rename(tmp_path / "results" / name)
     (tmp_path / "docs").mkdir()
     (tmp_path / "document.md").rename(tmp_path / "README.md")
+    page = tmp_path / "results" / "README.md"
+    ended = command("--check", cwd=tmp_path)
+    assert ended.stderr == "error: results/README.md differs from what --cells writes\n"
+    assert command("--cells", cwd=tmp_path).returncode == 0
+    published = "| VAE (categorical) | `muprop` | `test/nll` | 100,000 | 109.59 | 105.52 | 1 | 5 |"
+    assert published in page.read_text()
     assert command("--check", cwd=tmp_path).returncode == 0
     path = tmp_path / "results" / "table1" / "table1.csv"
     path.write_text(path.read_text().replace("70.16205", "60.16205"))
+    assert command("--cells", cwd=tmp_path).returncode == 0
     ended = command("--check", cwd=tmp_path)
     assert (ended.returncode, ended.stdout) == (1, "")
     assert ended.stderr == (
