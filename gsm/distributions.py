@@ -26,6 +26,7 @@ from typing import Any, TypeVar, cast
 import jax
 import jax.numpy as jnp
 from jax import random
+from jax.custom_derivatives import SymbolicZero
 from jax.scipy.special import gammaln
 from jaxtyping import Array, Bool, Float, Int, Key, UInt32
 
@@ -496,11 +497,7 @@ def inverse_cdf(key: Key[Array, ""], logits: Logits, *, where: Mask | None = Non
       >>> gsm.inverse_cdf(jax.random.key(0), jnp.zeros((2, 3))).sum(axis=-1).tolist()
       [1.0, 1.0]
     """
-    if logits.shape[-1] > MAX_CLASSES:
-        raise ValueError(
-            f"inverse_cdf takes at most {MAX_CLASSES:,} classes; logits have shape {logits.shape}"
-        )
-    probs = softmax(jax.lax.stop_gradient(logits).astype(_compute_dtype(logits)))
+    probs = _probs_to_deal(logits, "inverse_cdf")
     first, width, last = word_intervals(probs)
     word = jnp.minimum(random_bits(key, logits.shape[:-1]), last)[..., None]
     hard = (word - first < width).astype(probs.dtype)  # modulo 2^32, so not below `first` either
@@ -510,6 +507,70 @@ def inverse_cdf(key: Key[Array, ""], logits: Logits, *, where: Mask | None = Non
 
 MAX_CLASSES = 100_000
 # Of :func:`inverse_cdf`: the sum of so many rounded counts stays below 2^32.
+
+
+@sampler
+def inverse_cdf_classes(
+    key: Key[Array, ""],
+    logits: Logits,
+    sample_shape: tuple[int, ...] = (),
+    *,
+    where: Mask | None = None,
+) -> Int[Array, "..."]:
+    """Draw classes by the law of :func:`inverse_cdf`, any number of independent samples at once.
+
+    What reads one-hot samples through a linear map only needs the rows of their classes, and sums
+    of rows cost a fraction of the product (``experiments.tasks.networks``).
+
+    Args:
+      key: random key.
+      logits: unnormalised log-probabilities ``[..., k]``, any float dtype; ``k`` at most 100,000.
+      sample_shape: shape of the samples of each variable.
+      where: boolean mask, broadcast to the logits; a class where it is False is impossible.
+
+    Returns:
+      Class indices ``[*sample_shape, ...]``, int32; -1 where no class is possible.
+
+    Raises:
+      TypeError: the logits are not floats, or the key is not a random key.
+      ValueError: the logits have no axis or too many classes, or the keys are several.
+
+    Source: inversion (Devroye 1986, section III.2), in whole numbers.
+
+    Cost: one random word for each class drawn.
+
+    Example:
+      >>> logits = jnp.array([[0.0, -jnp.inf], [-jnp.inf, 0.0]])
+      >>> gsm.inverse_cdf_classes(jax.random.key(0), logits, (3,)).tolist()
+      [[0, 1], [0, 1], [0, 1]]
+    """
+    probs = _probs_to_deal(logits, "inverse_cdf_classes")
+    words = random_bits(key, (*sample_shape, *logits.shape[:-1]))
+
+    def of_each(of_variables):
+        return jax.lax.expand_dims(of_variables, range(len(sample_shape)))
+
+    # The last class whose interval begins at the word or before it: empty ones do not count.
+    if logits.shape[-1] == 2:  # without an axis of two, see above
+        counts = _counts(probs)
+        total = counts[..., 0] + counts[..., 1]
+        last = _stretched(total, total) - 1
+        second = _stretched(counts[..., 0], total)
+        classes = jnp.minimum(words, of_each(last)) >= of_each(second)
+    else:
+        first, _, last = word_intervals(probs)
+        begun = jnp.minimum(words, of_each(last))[..., None] >= of_each(first[..., 1:])
+        classes = jnp.sum(begun, axis=-1)
+    impossible = jnp.isnan(probs).any(axis=-1)
+    return jnp.where(of_each(impossible), -1, classes.astype(jnp.int32))
+
+
+def _probs_to_deal(logits: Logits, caller: str) -> Array:
+    if logits.shape[-1] > MAX_CLASSES:
+        raise ValueError(
+            f"{caller} takes at most {MAX_CLASSES:,} classes; logits have shape {logits.shape}"
+        )
+    return softmax(jax.lax.stop_gradient(logits).astype(_compute_dtype(logits)))
 
 
 def word_intervals(
@@ -529,16 +590,25 @@ def word_intervals(
       >>> (width / 2.0**32).round(3).tolist()
       [0.5, 0.0, 0.5]
     """
-    # In whole numbers: a cumulative sum of floats is not monotone, and its steps are 6e-8.
-    counts = jnp.round(probs * (2.0**32 - 2.0**18)).astype(jnp.uint32)
-    ends = jnp.cumsum(counts, axis=-1, dtype=jnp.uint32)
-    # Stretched from their total, which rounding leaves below 2^32, to 2^32 - 1: a class may have
-    # all. The stretch grows with the end, so equal ends stay equal and others in order.
-    total = ends[..., -1:]
-    share = (~total).astype(jnp.float32) / total.astype(jnp.float32)
-    ends += jnp.floor(ends.astype(jnp.float32) * share).astype(jnp.uint32)
-    first = jnp.concatenate([jnp.zeros_like(total), ends[..., :-1]], axis=-1)
+    ends = jnp.cumsum(_counts(probs), axis=-1, dtype=jnp.uint32)
+    ends = _stretched(ends, ends[..., -1:])
+    first = jnp.concatenate([jnp.zeros_like(ends[..., :1]), ends[..., :-1]], axis=-1)
     return first, ends - first, ends[..., -1] - 1
+
+
+def _counts(probs: Array) -> Array:
+    # In whole numbers: a cumulative sum of floats is not monotone, and its steps are 6e-8.
+    return jnp.round(probs * (2.0**32 - 2.0**18)).astype(jnp.uint32)
+
+
+def _stretched(ends: Array, total: Array) -> Array:
+    """Ends of intervals, stretched from their total, which rounding leaves below 2^32, to 2^32 - 1.
+
+    A class may have all words. The stretch grows with the end, so equal ends stay equal and others
+    in order.
+    """
+    share = (~total).astype(jnp.float32) / total.astype(jnp.float32)
+    return ends + jnp.floor(ends.astype(jnp.float32) * share).astype(jnp.uint32)
 
 
 @sampler
@@ -712,9 +782,26 @@ def log_prob_ratio(z: LogitsND, logits_p: LogitsND, logits_q: LogitsND) -> Float
       >>> round(float(jnp.exp(gsm.distributions.log_prob_ratio(z, uniform, certain))), 3)
       0.5
     """
+    return jnp.vdot(z, log_ratios(logits_p, logits_q))
+
+
+def log_ratios(logits_p: LogitsND, logits_q: LogitsND) -> Float[Array, "n k"]:
+    """Compute ``log p - log q`` of each class, the table of :func:`log_prob_ratio`, in nats.
+
+    Args:
+      logits_p: logits of p, ``[n, k]``.
+      logits_q: logits of q, ``[n, k]``.
+
+    Returns:
+      Differences ``[n, k]``: 0 where q is 0, and the lowest finite number where only p is.
+
+    Example:
+      >>> gsm.distributions.log_ratios(jnp.array([[0.0, 0.0]]), jnp.array([[0.0, 0.0]])).tolist()
+      [[0.0, 0.0]]
+    """
     ratio = log_softmax(logits_p) - log_softmax(logits_q)
     table = jnp.where(logits_q > -jnp.inf, jnp.maximum(ratio, jnp.finfo(ratio.dtype).min), 0)
-    return jnp.vdot(z, jnp.where(jnp.isnan(logits_q), jnp.nan, table))
+    return jnp.where(jnp.isnan(logits_q), jnp.nan, table)
 
 
 def _plogp(logits: LogitsND, log_ratio: LogitsND) -> Float[Array, ""]:
@@ -900,41 +987,16 @@ def gumbel_softmax_log_density(
 
 
 # 14 divides the 784 pixels of an image and the 392 of half of one, and 2^14 is far from overflow.
-_FACTORS_PER_LOGARITHM = 14
+_PIXELS_PER_LOGARITHM = 14
 
 
 @jax.custom_jvp
-def sum_softplus(x: Float[Array, " d"]) -> Float[Array, ""]:
-    """Compute ``sum(log(1 + exp(x)))`` with one logarithm per 14 entries.
-
-    ``softplus(x) = max(x, 0) + log(1 + exp(-|x|))``; the second terms are multiplied, each factor
-    in (1, 2], before the logarithm is taken, which leaves an exponential and a multiplication per
-    entry in the innermost loop of evaluation. Its derivative is the sigmoid.
-
-    Args:
-      x: numbers ``[d]``.
-
-    Returns:
-      Scalar sum.
-
-    Example:
-      >>> round(float(jnp.exp(gsm.distributions.sum_softplus(jnp.zeros(2)))), 3)
-      4.0
-    """
-    rest = -x.shape[0] % _FACTORS_PER_LOGARITHM
-    factors = jnp.pad(1 + jnp.exp(-jnp.abs(x)), (0, rest), constant_values=1)
-    products = jnp.prod(factors.reshape(_FACTORS_PER_LOGARITHM, -1), axis=0)
-    return jnp.sum(jnp.maximum(x, 0)) + jnp.sum(jnp.log(products))
-
-
-@sum_softplus.defjvp
-def _sum_softplus_jvp(primals, tangents):
-    (x,), (x_dot,) = primals, tangents
-    return sum_softplus(x), jnp.sum(jax.nn.sigmoid(x) * x_dot)
-
-
 def bernoulli_log_prob(x: Float[Array, " d"], logits: Float[Array, " d"]) -> Float[Array, ""]:
     """Log-probability of ``d`` independent binary pixels, summed, in nats.
+
+    ``log p(x) = x l - max(l, 0) - log(1 + exp(-|l|))``. The arguments of the logarithms, each in
+    (1, 2], are multiplied by 14 before the logarithm is taken, which leaves an exponential and a
+    multiplication per pixel in the innermost loop of evaluation.
 
     Args:
       x: pixels ``[d]``, 0 or 1; values between give the (unnormalised) cross-entropy.
@@ -948,4 +1010,24 @@ def bernoulli_log_prob(x: Float[Array, " d"], logits: Float[Array, " d"]) -> Flo
       >>> round(float(jnp.exp(gsm.distributions.bernoulli_log_prob(x, jnp.zeros(2)))), 3)
       0.25
     """
-    return jnp.sum(x * logits) - sum_softplus(logits)
+
+    def grouped(values, filling):
+        # Summed and multiplied along the major axis, which XLA vectorises.
+        rest = -values.shape[0] % _PIXELS_PER_LOGARITHM
+        padded = jnp.pad(values, (0, rest), constant_values=filling)
+        return padded.reshape(_PIXELS_PER_LOGARITHM, -1)
+
+    linear = jnp.sum(grouped(x * logits - jnp.maximum(logits, 0), 0), axis=0)
+    products = jnp.prod(grouped(1 + jnp.exp(-jnp.abs(logits)), 1), axis=0)
+    return jnp.sum(linear - jnp.log(products))
+
+
+@functools.partial(bernoulli_log_prob.defjvp, symbolic_zeros=True)
+def _bernoulli_log_prob_jvp(primals, tangents):
+    (x, logits), (x_dot, logits_dot) = primals, tangents
+    terms = []
+    if not isinstance(logits_dot, SymbolicZero):
+        terms.append((x - jax.nn.sigmoid(logits)) * logits_dot)
+    if not isinstance(x_dot, SymbolicZero):
+        terms.append(logits * x_dot)
+    return bernoulli_log_prob(x, logits), sum(map(jnp.sum, terms), jnp.zeros((), logits.dtype))

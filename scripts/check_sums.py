@@ -8,6 +8,7 @@ status 1 if one is wrong.
 """
 
 import argparse
+import functools
 import sys
 from collections.abc import Callable
 from typing import Any
@@ -19,7 +20,7 @@ import numpy as np
 from jax import lax, random
 
 from experiments.running import devices
-from experiments.tasks import bounds
+from experiments.tasks import bounds, networks
 from gsm import distributions
 from gsm.estimators import exact
 from gsm.registry import ESTIMATORS
@@ -174,22 +175,27 @@ def _bound_of_50_images_at_1000_samples():
     logits, x = _normal(6, 50, n, k), (_normal(7, 50, pixels) > 0).astype(np.float32)
     decoder = _normal(8, n * k, pixels) / 4
 
-    def log_weight(key, x, logits):
-        z = distributions.inverse_cdf(key, logits)
-        likelihood = distributions.bernoulli_log_prob(x, z.reshape(-1) @ jnp.asarray(decoder))
-        return likelihood + distributions.log_prob_ratio(z, jnp.zeros_like(logits), logits)
+    def log_weights(key, x, logits, number):
+        z = distributions.inverse_cdf_classes(key, logits, (number,))
+        pixel_logits = networks.Classes(z, networks.Latents(n, k)) @ jnp.asarray(decoder)
+        likelihood = jax.vmap(distributions.bernoulli_log_prob, (None, 0))(x, pixel_logits)
+        one_hot = jax.nn.one_hot(z, k)
+        ratio = functools.partial(distributions.log_prob_ratio, logits_p=0 * logits)
+        return likelihood + jax.vmap(lambda z: ratio(z, logits_q=logits))(one_hot)
 
     def bound(key, x, logits):
-        return bounds.multi_sample_bound(
-            lambda key: log_weight(key, x, logits), key, samples, samples
-        )
+        def of_image(key, number):
+            return log_weights(key, x, logits, number)
+
+        return bounds.multi_sample_bound(of_image, key, samples, samples)
 
     keys = random.split(random.key(1), 50)
     ours = jax.jit(jax.vmap(bound))(keys, x, logits)
     # The samples of one chunk, by the documented rule of keys.
-    of_image = jax.vmap(lambda key: random.split(random.fold_in(key, 0), samples))(keys)
-    z = jax.jit(jax.vmap(jax.vmap(distributions.inverse_cdf, (0, None))))(of_image, logits)
-    z, x, log_q = np.float64(z), np.float64(x)[:, None], np.float64(logits)
+    of_chunk = jax.vmap(lambda key: random.fold_in(key, 0))(keys)
+    draw = functools.partial(distributions.inverse_cdf_classes, sample_shape=(samples,))
+    z = np.eye(k)[jax.jit(jax.vmap(draw))(of_chunk, logits)]
+    x, log_q = np.float64(x)[:, None], np.float64(logits)
     log_q -= np.log(np.sum(np.exp(log_q), axis=-1, keepdims=True))
     pixel = z.reshape(50, samples, -1) @ np.float64(decoder)
     log_w = np.sum(x * pixel - np.logaddexp(0, pixel), axis=-1)

@@ -9,11 +9,11 @@ from jaxtyping import Array, Float, Key
 
 SAMPLES_AT_ONCE = 1000
 
-LogWeight = Callable[[Key[Array, ""]], Float[Array, ""]]
+LogWeights = Callable[[Key[Array, ""], int], Float[Array, " m"]]
 
 
 def multi_sample_bound(
-    log_weight: LogWeight,
+    log_weights: LogWeights,
     key: Key[Array, ""],
     num_samples: int,
     samples_at_once: int = SAMPLES_AT_ONCE,
@@ -21,8 +21,8 @@ def multi_sample_bound(
     """Importance-weighted bound on ``log p(x)`` of one example, ``log (1/m) sum_i w_i``, in nats.
 
     Args:
-      log_weight: ``key -> log w`` of one sample.
-      key: random key; sample i of chunk c uses ``split(fold_in(key, c))[i]``.
+      log_weights: ``log_weights(key, m)``: ``log w`` of m independent samples.
+      key: random key; chunk c uses ``fold_in(key, c)``.
       num_samples: m, a multiple of ``samples_at_once`` if it is larger.
       samples_at_once: size of the chunks over which the log-sum-exp streams, so that memory does
         not grow with m.
@@ -43,8 +43,8 @@ def multi_sample_bound(
         )
 
     def add_chunk(total, index):
-        keys = random.split(random.fold_in(key, index), chunk)
-        return jnp.logaddexp(total, jax.nn.logsumexp(jax.vmap(log_weight)(keys))), None
+        of_chunk = log_weights(random.fold_in(key, index), chunk)
+        return jnp.logaddexp(total, jax.nn.logsumexp(of_chunk)), None
 
     chunks = jnp.arange(num_samples // chunk)
     total, _ = jax.lax.scan(add_chunk, jnp.float32(-jnp.inf), chunks)

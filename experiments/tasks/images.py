@@ -69,7 +69,7 @@ def images_of(config: ConfigDict, dataset: Dataset) -> Images:
 def bound_splits(
     config: ConfigDict,
     images: Images,
-    log_weight: Callable[..., Float[Array, ""]],
+    log_weights: Callable[..., Float[Array, " m"]],
     guess: float,
     valid: Mapping[str, Metric],
     test: Mapping[str, Metric],
@@ -80,7 +80,7 @@ def bound_splits(
     Args:
       config: reads ``evaluation``.
       images: the images.
-      log_weight: ``log_weight(params, key, x)`` of one hard sample for one image ``[d]``.
+      log_weights: ``log_weights(params, key, x, m)`` of m hard samples for one image ``[d]``.
       guess: the negative bound, in nats, of a model that gives every pixel probability 1/2.
       valid: further metrics at each evaluation.
       test: further metrics at the end.
@@ -90,7 +90,9 @@ def bound_splits(
     def nll(num_samples):
         def measure(params, key, stored):
             x = images.to_float(stored["image"] if labelled else stored)
-            return -multi_sample_bound(lambda key: log_weight(params, key, x), key, num_samples)
+            return -multi_sample_bound(
+                lambda key, m: log_weights(params, key, x, m), key, num_samples
+            )
 
         return Metric(measure, num_samples, guess=guess)
 

@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import random
-from jaxtyping import Array, Float, Key
+from jaxtyping import Array, Float, Int, Key
 from ml_collections import ConfigDict
 
 from configs import defaults
@@ -94,7 +94,7 @@ def functions(config: ConfigDict, mean_image: np.ndarray) -> dict[str, Function]
         return jax.nn.sigmoid(model.bind({"params": params["model"]}).decode(z))
 
     def sample(params, key, x):
-        return jax.nn.sigmoid(predict_logits(model, params["model"], key, x))
+        return jax.nn.sigmoid(predict_logits(model, params["model"], key, x, 1)[0])
 
     upper = floats(halves(mean_image)[0].size)
     latents = floats(config.model.num_latents, config.model.num_classes)
@@ -135,8 +135,9 @@ def build(config: ConfigDict, dataset: Dataset) -> Task:
 
         return layered_loss(model, params["model"], key, image[:half], image[half:], at_layer)
 
-    def weigh(params, key, image):
-        return log_weight(model, params["model"], key, image[:half], image[half:])
+    def weigh(params, key, image, num_samples):
+        x, y = image[:half], image[half:]
+        return log_weights(model, params["model"], key, x, y, num_samples)
 
     return Task(
         init=init,
@@ -158,13 +159,12 @@ def _pictures(model, params, key, images, half) -> dict[str, Picture]:
     key_rows, key_predict = random.split(key)
     test = images.to_float(jnp.asarray(images.held_out.test.images))
     originals = random.choice(key_rows, test, (10,), replace=False)
-    keys = random.split(key_predict, (6, 10))
 
     def predict(key, image):
-        logits = predict_logits(model, params, key, image[:half])
-        return jnp.concatenate([image[:half], jax.nn.sigmoid(logits)])
+        lower = jax.nn.sigmoid(predict_logits(model, params, key, image[:half], 6))
+        return jnp.concatenate([jnp.tile(image[:half], (6, 1)), lower], axis=1)
 
-    predictions = jax.vmap(jax.vmap(predict), (0, None))(keys, originals)
+    predictions = jax.vmap(predict, out_axes=1)(random.split(key_predict, 10), originals)
     given = originals.at[:, half:].set(0)
     rows = jnp.stack([originals, given, *predictions, jnp.mean(predictions, axis=0)])
     labels = ("image", "given", *(f"sample {i + 1}" for i in range(6)), "their mean")
@@ -215,12 +215,14 @@ class StructuredNetwork(nn.Module):
             x = x - self.input_center
         return self.latents.logits(self.maps[0](x))
 
-    def next_logits(self, layer: int, z: Float[Array, "n k"]) -> Float[Array, "n k"]:
-        """Logits of layer ``layer`` (from 1) given a sample of the layer before."""
+    def next_logits(
+        self, layer: int, z: Float[Array, "n k"] | Int[Array, "m n"]
+    ) -> Float[Array, "*m n k"]:
+        """Logits of layer ``layer`` (from 1) given a sample of the layer before, or m of them."""
         return self.latents.logits(self.maps[layer](self.latents.inputs(z)))
 
-    def decode(self, z: Float[Array, "n k"]) -> Float[Array, " o"]:
-        """Pixel logits given a sample of the last layer."""
+    def decode(self, z: Float[Array, "n k"] | Int[Array, "m n"]) -> Float[Array, "*m o"]:
+        """Pixel logits given a sample of the last layer, or the classes of m samples."""
         return self.decoder(self.latents.inputs(z))
 
     def __call__(self, x: Float[Array, " i"]) -> Float[Array, " o"]:
@@ -283,31 +285,30 @@ def layered_loss(
 
 
 def predict_logits(
-    model: StructuredNetwork, params, key: Key[Array, ""], x: Float[Array, " i"]
-) -> Float[Array, " o"]:
-    """Pixel logits of one prediction: hard samples, layer after layer.
-
-    Under ``vmap`` over keys alone the first layer's cumulative probabilities are computed once.
-    """
+    model: StructuredNetwork, params, key: Key[Array, ""], x: Float[Array, " i"], num_samples: int
+) -> Float[Array, "m o"]:
+    """Pixel logits of m predictions: hard samples, layer after layer."""
     net = model.bind({"params": params})
     keys = random.split(key, model.num_layers)
-    z = distributions.inverse_cdf(keys[0], net.first_logits(x))
+    z = distributions.inverse_cdf_classes(keys[0], net.first_logits(x), (num_samples,))
     for layer in range(1, model.num_layers):
-        z = distributions.inverse_cdf(keys[layer], net.next_logits(layer, z))
+        z = distributions.inverse_cdf_classes(keys[layer], net.next_logits(layer, z))
     return net.decode(z)
 
 
-def log_weight(
+def log_weights(
     model: StructuredNetwork,
     params,
     key: Key[Array, ""],
     x: Float[Array, " i"],
     y: Float[Array, " o"],
-) -> Float[Array, ""]:
-    """``log p(y | h)`` in nats at one hard sample of the layers given x.
+    num_samples: int,
+) -> Float[Array, " m"]:
+    """``log p(y | h)`` in nats at m hard samples of the layers given x.
 
     Samples come from the model itself, so no other term weighs them; the multi-sample bound of
     these is the log-mean-exp of section 4.1 (NOTE(paper): which prints a mean of logarithms, the
     same at m = 1 only).
     """
-    return distributions.bernoulli_log_prob(y, predict_logits(model, params, key, x))
+    logits = predict_logits(model, params, key, x, num_samples)
+    return jax.vmap(distributions.bernoulli_log_prob, (None, 0))(y, logits)

@@ -191,7 +191,7 @@ def build(config: ConfigDict, dataset: Dataset) -> Task:
             model, params["model"], x, example["augmented"], config.consistency.threshold
         )
 
-    unlabelled_loss = base.mean_over_examples(of_unlabelled, config.num_estimates)
+    mean_unlabelled = base.mean_over_examples(of_unlabelled, config.num_estimates)
 
     def of_labelled(params, key, stored, y):
         key_image, key_augmented, key_style = random.split(key, 3)
@@ -211,7 +211,7 @@ def build(config: ConfigDict, dataset: Dataset) -> Task:
         labelled = jax.vmap(of_labelled, (None, 0, 0, 0))(
             params, random.split(key_losses, size), labelled_images[rows], labelled_classes[rows]
         )
-        return unlabelled_loss(params, key, batch, hyperparams) + jnp.mean(labelled)
+        return mean_unlabelled(params, key, batch, hyperparams) + jnp.mean(labelled)
 
     def measure_accuracy(params, key, example):
         probabilities = classify(model, params["model"], images.to_float(example["image"]))
@@ -228,7 +228,7 @@ def build(config: ConfigDict, dataset: Dataset) -> Task:
         train=train.images,
         held_out=bound_splits(
             config, images,
-            lambda params, key, x: log_weight(model, params["model"], key, x),
+            lambda params, *arguments: log_weights(model, params["model"], *arguments),
             guess=images.mean.size * math.log(2),
             valid={"accuracy": accuracy},
             test={"accuracy": accuracy, "marginal_nll": Metric(measure_marginal_nll, num_classes)},
@@ -498,6 +498,14 @@ def consistency_loss(
     y = jax.nn.one_hot(jnp.argmax(logits, axis=-1), model.num_classes)
     counts = jnp.max(jax.nn.softmax(logits, axis=-1)) >= threshold
     return counts * classification_loss(model, params, augmented, y)
+
+
+def log_weights(
+    model: SemiSupervisedVAE, params, key: Key[Array, ""], x: Float[Array, " d"], num_samples: int
+) -> Float[Array, " m"]:
+    """``log p(x, y, z) - log q(y, z | x)`` in nats at m samples, y hard."""
+    of_one = functools.partial(log_weight, model, params, x=x)
+    return jax.vmap(of_one)(random.split(key, num_samples))
 
 
 def log_weight(

@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import random
-from jaxtyping import Array, Float, Key
+from jaxtyping import Array, Float, Int, Key
 from ml_collections import ConfigDict
 
 from configs import defaults
@@ -196,7 +196,7 @@ def build(config: ConfigDict, dataset: Dataset) -> Task:
         held_out=bound_splits(
             config,
             images,
-            lambda params, key, x: log_weight(model, params["model"], key, x),
+            lambda params, *arguments: log_weights(model, params["model"], *arguments),
             guess=images.mean.size * math.log(2),
             valid={"rate": Metric(measure_rate)},
             test={"rate": Metric(measure_rate)},
@@ -278,8 +278,8 @@ class CategoricalVAE(nn.Module):
             x = x - self.input_center
         return self.latents.logits(self.encoder(x))
 
-    def decode(self, z: Float[Array, "n k"]) -> Float[Array, " d"]:
-        """Pixel logits of a one-hot or relaxed sample."""
+    def decode(self, z: Float[Array, "n k"] | Int[Array, "m n"]) -> Float[Array, "*m d"]:
+        """Pixel logits of a one-hot or relaxed sample, or of the classes of m samples."""
         return self.decoder(self.latents.inputs(z))
 
     def prior_logits(self) -> Float[Array, "n k"]:
@@ -469,18 +469,17 @@ def _relaxed_log_ratio(key, logits, prior_logits, temperature):
     return log_z, log_q - log_p
 
 
-def log_weight(
-    model: CategoricalVAE, params, key: Key[Array, ""], x: Float[Array, " d"]
-) -> Float[Array, ""]:
-    """``log p(x, z) - log q(z | x)`` in nats at one hard sample z of the posterior.
-
-    Under ``vmap`` over keys alone the encoder and the cumulative probabilities are computed once.
-    """
+def log_weights(
+    model: CategoricalVAE, params, key: Key[Array, ""], x: Float[Array, " d"], num_samples: int
+) -> Float[Array, " m"]:
+    """``log p(x, z) - log q(z | x)`` in nats at m hard samples z of the posterior."""
     net = model.bind({"params": params})
     logits = net.encode(x)
-    z = distributions.inverse_cdf(key, logits)
-    log_likelihood = distributions.bernoulli_log_prob(x, net.decode(z))
-    return log_likelihood + distributions.log_prob_ratio(z, net.prior_logits(), logits)
+    z = distributions.inverse_cdf_classes(key, logits, (num_samples,))
+    log_ratios = distributions.log_ratios(net.prior_logits(), logits)
+    drawn = z[..., None] == jnp.arange(model.num_classes)[None, None]
+    log_likelihood = jax.vmap(distributions.bernoulli_log_prob, (None, 0))(x, net.decode(z))
+    return log_likelihood + jnp.sum(jnp.where(drawn, log_ratios[None], 0), axis=(1, 2))
 
 
 def rate(model: CategoricalVAE, params, x: Float[Array, " d"]) -> Float[Array, ""]:

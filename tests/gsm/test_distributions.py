@@ -331,20 +331,25 @@ def test_two_class_logits_are_the_sigmoid():
 
 @pytest.mark.parametrize("size", [1, 13, 14, 15, 392, 784])
 @pytest.mark.parametrize("scale", [0.1, 10.0, 1e4])
-def test_sum_softplus_equals_the_sum_of_softplus(size, scale, key):
-    x = scale * random.normal(key, (size,))
-    reference = np.logaddexp(0, np.asarray(x, np.float64))
-    np.testing.assert_allclose(distributions.sum_softplus(x), reference.sum(), rtol=2e-6)
-    gradient = jax.grad(distributions.sum_softplus)(x)
-    np.testing.assert_allclose(gradient, jax.nn.sigmoid(x), rtol=1e-6)
-
-
-def test_sum_softplus_does_not_overflow():
-    assert distributions.sum_softplus(jnp.full(784, 80.0)) == 784 * 80
-    assert distributions.sum_softplus(jnp.full(784, -200.0)) == 0
-    np.testing.assert_allclose(
-        distributions.sum_softplus(jnp.zeros(784)), 784 * np.log(2), rtol=1e-6
+def test_bernoulli_log_prob_and_its_derivatives_equal_those_pixel_by_pixel(size, scale, key):
+    key_x, key_logits = random.split(key)
+    x, logits = random.uniform(key_x, (size,)), scale * random.normal(key_logits, (size,))
+    x64, l64 = (np.asarray(one, np.float64) for one in (x, logits))
+    by_pixel = x64 * l64 - np.logaddexp(0, l64)
+    found, (of_x, of_logits) = jax.value_and_grad(distributions.bernoulli_log_prob, (0, 1))(
+        x, logits
     )
+    np.testing.assert_allclose(found, by_pixel.sum(), rtol=2e-6)
+    np.testing.assert_allclose(of_x, logits)
+    np.testing.assert_allclose(of_logits, x - jax.nn.sigmoid(logits), rtol=1e-6)
+    alone = jax.grad(distributions.bernoulli_log_prob, 1)(x, logits)
+    np.testing.assert_array_equal(alone, of_logits)
+
+
+def test_bernoulli_log_prob_does_not_overflow():
+    for logit, of_pixel in ((80.0, -80.0), (-200.0, 0.0), (0.0, -np.log(2))):
+        found = distributions.bernoulli_log_prob(jnp.zeros(784), jnp.full(784, logit))
+        np.testing.assert_allclose(found, 784 * of_pixel, rtol=1e-6)
 
 
 def test_bernoulli_log_prob_equals_scipy(key):

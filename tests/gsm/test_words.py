@@ -139,3 +139,5 @@ def test_inverse_cdf_deals_every_word_to_one_class_that_is_possible(k, words_are
         drawn = np.asarray(distributions.inverse_cdf(random.key(0), logits))
         assert (drawn.sum(axis=-1) == 1).all()
         np.testing.assert_array_equal(drawn.argmax(axis=-1), classes)
+        drawn = distributions.inverse_cdf_classes(random.key(0), row, (len(words),))
+        np.testing.assert_array_equal(drawn, classes)

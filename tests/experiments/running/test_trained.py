@@ -76,7 +76,9 @@ def test_a_structured_network_predicts_lower_halves_of_upper_ones(folder, images
     model = sbn.network(run.config, run.constants["mean_image"])
     upper = images[:, :392]
     keys = random.split(random.key(1), 4)
-    logits = each(lambda key: sbn.predict_logits(model, run.params["model"], key, upper[0]), keys)
+    logits = each(
+        lambda key: sbn.predict_logits(model, run.params["model"], key, upper[0], 1)[0], keys
+    )
     drawn = run.sample(random.key(1), 4, upper[0])
     np.testing.assert_allclose(drawn, jax.nn.sigmoid(logits), rtol=1e-5)
     assert run.encode(upper).shape == (6, 3, 10)

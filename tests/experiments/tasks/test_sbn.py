@@ -112,7 +112,9 @@ def test_evaluation_is_the_log_mean_exp_over_samples_of_the_model(shape, m, key)
     expected = q @ log_p if m == 1 else q @ (pair - np.log(2)) @ q
 
     def bound(k):
-        return bounds.multi_sample_bound(lambda k: task.log_weight(model, params, k, X, Y), k, m)
+        return bounds.multi_sample_bound(
+            lambda k, m: task.log_weights(model, params, k, X, Y, m), k, m
+        )
 
     values = jax.jit(jax.vmap(bound))(random.split(key, 40_000))
     testing.assert_mean(values, expected)
