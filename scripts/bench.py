@@ -4,10 +4,11 @@
 
 For each config: steps per second of the jitted training scan, images per second of the m = 1000
 bound, and the share of the machine's matrix-product speed that their matrix products reach (FLOP
-utilisation: products only, so noise, softmax and optimiser count as time without work). The three
-are timed in turn, round after round, and the medians reported: a shared machine's mood changes
-from one second to the next. Random binary images; speed does not depend on what they
-show. ``--part=convolutions`` measures the semi-supervised training step only, beside the same step
+utilisation: products only, so noise, softmax and optimiser count as time without work; evaluation
+counts those that sums of rows replace on a CPU, so that it may exceed 100 %). The three are timed
+in turn, round after round, and the medians reported: a shared machine's mood changes from one
+second to the next. Random binary images; speed does not depend on what they show.
+``--part=convolutions`` measures the semi-supervised training step only, beside the same step
 in PyTorch where the extra ``bench`` is installed.
 """
 

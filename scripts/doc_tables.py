@@ -197,6 +197,28 @@ def _limit(speeds: dict[str, float]) -> float:
     return speeds["gsm"] / speeds["products alone"]
 
 
+def bounds() -> str:
+    """Images a second of the test bound, before and after hard samples were read as classes."""
+
+    def speeds(which: str) -> list[list[dict[str, Any]]]:
+        paths = sorted((RESULTS / "bench").glob(f"bounds_{which}_*.json"))
+        return [read_json(path)["configs"] for path in paths]
+
+    def line(before: Sequence[dict[str, Any]], after: Sequence[dict[str, Any]]) -> list[str]:
+        one, two = ([row["images_per_second"] for row in rows] for rows in (before, after))
+        ratio = statistics.median(b / a for a, b in zip(one, two, strict=True))
+        medians = [f"{statistics.median(values):,.0f}" for values in (one, two)]
+        return [f"`{before[0]['config']}`", *medians, f"{ratio:.1f}"]
+
+    by_config = zip(
+        zip(*speeds("before"), strict=True), zip(*speeds("after"), strict=True), strict=True
+    )
+    return table(
+        ["config", "products, images/s", "sums of rows, images/s", "ratio"],
+        [line(before, after) for before, after in by_config],
+    )
+
+
 def startup() -> str:
     """From the command to its first steps."""
     return table(
@@ -313,6 +335,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "estimator times": estimator_times,
     "convolutions": convolutions,
     "twins": twins,
+    "bounds": bounds,
     "startup": startup,
     "scaling": scaling,
     "many": many,
