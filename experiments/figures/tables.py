@@ -187,6 +187,7 @@ def draw_evaluations(
         ax.set_title(f"{number} evaluations", fontsize=10, loc="left")
         ax.set_xlabel("step")
         ax.set_xlim(left=0)
+        ax.xaxis.set_major_locator(matplotlib.ticker.MaxNLocator(4))
         ax.xaxis.set_major_formatter(matplotlib.ticker.FuncFormatter(lambda x, _: f"{x:,.0f}"))
         ax.spines[["top", "right"]].set_visible(False)
     if shown:  # the first steps leave the plot
