@@ -74,7 +74,8 @@ def test_a_config_s_docstring_is_the_command_and_its_default_is_mnist(path, monk
     if "data" not in config:
         return
     assert config.data.name == "mnist"
-    binarization = {"semisup": "dynamic", "semisup_best": "dynamic", "reinmax_vae": "none"}
+    binarization = dict.fromkeys(("cat_vae_best", "semisup", "semisup_best"), "dynamic")
+    binarization["reinmax_vae"] = "none"
     assert config.data.binarization == binarization.get(path.stem, "fixed")
 
 
