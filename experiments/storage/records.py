@@ -23,8 +23,9 @@ from experiments.storage.files import finite, read_json, write_json
 PLACES = ("data.dir", "mesh.data")
 """Fields of a configuration that say where data are and where is computed, not what."""
 
-ADDED: Mapping[str, Any] = {"entropy_weight": 1.0, "mesh.data": 1, "num_estimates": 1}
-"""Fields that configurations did not have from the start, and what runs without them did.
+ADDED: Mapping[str, Any] = {"mesh.data": 1, "entropy_weight": 1.0, "num_estimates": 1}
+"""Fields that configurations did not have from the start, oldest first, and what runs without them
+did.
 
 At these values they do not count: earlier runs and their tables stay what they were.
 """
@@ -161,7 +162,8 @@ def read_result(folder: Path) -> dict[str, Any]:
     if "digest" not in result:  # of a run that was finished before there were digests
         return result
     claimed = result.pop("digest")
-    if claimed != digest(read_config(folder), read_rows(folder / "metrics.jsonl"), result):
+    rows = read_rows(folder / "metrics.jsonl")
+    if not is_digest(claimed, read_config(folder), rows, result):
         raise RecordError(
             f"{folder}: config.json, metrics.jsonl or result.json is damaged: together they do not "
             "have the SHA-256 that result.json gives"
@@ -177,10 +179,23 @@ def write_result(
 
 
 def digest(config: Mapping[str, Any], *parts: Any) -> str:
-    """SHA-256 of a configuration, without its places, and of what belongs to it."""
-    what = {name: value for name, value in config.items() if name not in PLACES}
-    text = json.dumps(finite([what, *parts]), sort_keys=True)
+    """SHA-256 of a configuration's :func:`identity`, and of what belongs to it."""
+    text = json.dumps(finite([identity(config), *parts]), sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()
+
+
+def is_digest(claimed: Any, config: Mapping[str, Any], *parts: Any) -> bool:
+    """Whether a digest is that of a configuration and parts, in whichever version it was written.
+
+    An earlier version counted the fields that it had, whatever their values.
+    """
+    for known in range(len(ADDED) + 1):
+        had = {name: config[name] for name in list(ADDED)[:known] if name in config}
+        what = {k: v for k, v in (identity(config) | had).items() if k not in PLACES}
+        text = json.dumps(finite([what, *parts]), sort_keys=True)
+        if claimed == hashlib.sha256(text.encode()).hexdigest():
+            return True
+    return False
 
 
 def check_config(config: Any, where: str) -> None:

@@ -1,10 +1,12 @@
 """The record of a finished run: what is malformed is one line that says where and what."""
 
+import hashlib
 import json
 import math
 
 import pytest
 
+from experiments.storage import records
 from experiments.storage.errors import RecordError
 from experiments.storage.records import read_run, write_result
 
@@ -125,3 +127,25 @@ def test_a_missing_or_damaged_file_is_named(name, damage, tmp_path):
         else "is damaged"
     )  # fmt: skip
     assert expected in str(refusal.value)
+
+
+def test_digests_of_earlier_versions_hold_for_configurations_with_fields_added_since():
+    """The config.json of a folder has the fields of the version that started in it last."""
+    rows = [{"step": 1, "loss": 2.0}]
+    oldest = {"task": "semisupervised", "seed": 0, "data.dir": "/data"}
+    later = oldest | {"entropy_weight": 1.0}
+    now = later | {"num_estimates": 1}
+
+    def as_they_wrote(config):
+        what = {name: value for name, value in config.items() if name != "data.dir"}
+        return hashlib.sha256(json.dumps([what, rows], sort_keys=True).encode()).hexdigest()
+
+    for config in (oldest, later):
+        assert records.is_digest(as_they_wrote(config), now, rows)
+        assert records.is_digest(as_they_wrote(config), config, rows)
+    assert records.is_digest(records.digest(now, rows), oldest, rows)
+    for changed in (now | {"num_estimates": 2}, now | {"entropy_weight": 0.0}, now | {"seed": 1}):
+        assert not records.is_digest(records.digest(now, rows), changed, rows)
+        assert not records.is_digest(as_they_wrote(oldest), changed, rows)
+        assert records.is_digest(records.digest(changed, rows), changed, rows)
+    assert not records.is_digest(records.digest(now, rows), now, [*rows, {"step": 2}])
