@@ -214,7 +214,7 @@ def bounds() -> str:
         zip(*speeds("before"), strict=True), zip(*speeds("after"), strict=True), strict=True
     )
     return table(
-        ["config", "products, images/s", "sums of rows, images/s", "ratio"],
+        ["config", "before, images/s", "after, images/s", "ratio"],
         [line(before, after) for before, after in by_config],
     )
 

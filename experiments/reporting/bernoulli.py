@@ -9,8 +9,7 @@ from pathlib import Path
 
 from experiments import figures
 from experiments.reporting.layouts import Lines, with_error
-from experiments.reporting.statistics import mean
-from experiments.reporting.table import Along, Cell, Measure, Row, Table
+from experiments.reporting.table import Along, Measure, Row, Table
 from experiments.storage.records import Run
 
 # Evaluations of the cost for one estimate, as the registry has them; of all others it is one.
@@ -44,10 +43,6 @@ _TEST = Measure("test/nll")
 _VALID = Measure("valid/nll")
 
 
-def _minutes(cell: Cell) -> float:
-    return mean([run.value("seconds") / 60 for run in cell.runs]).value
-
-
 def draw(rows: Sequence[Row], curves: Sequence[Row], folder: Path) -> list[Path]:
     """Draw ``bernoulli.png``."""
     return [figures.draw_evaluations(curves, rows, folder / "bernoulli.png")] if curves else []
@@ -73,7 +68,7 @@ TABLE = Table(
         "stderr": _TEST.error,
         "train_nats": _TRAIN.value,
         "valid_nats": _VALID.value,
-        "minutes": _minutes,
+        "minutes": lambda cell: cell.minutes,
         "config_hash": lambda cell: cell.config_hash,
     },
     layout=Lines(
@@ -89,7 +84,7 @@ TABLE = Table(
             "seeds": lambda cell: str(len(cell.runs)),
             "test": lambda cell: with_error(_TEST, cell),
             "training": lambda cell: with_error(_TRAIN, cell),
-            "minutes": lambda cell: f"{_minutes(cell):.0f}",
+            "minutes": lambda cell: f"{cell.minutes:.0f}",
         },
     ),
     curves={

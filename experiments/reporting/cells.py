@@ -4,7 +4,6 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from experiments.reporting import folders, layouts
-from experiments.reporting.statistics import mean
 from experiments.reporting.table import Block, Cell, Measure, Table
 
 FILE = "README.md"
@@ -44,7 +43,6 @@ def _block(table: Table, cells: Sequence[Cell]) -> Block:
     for cell in cells:
         command = str(cell.runs[0].provenance["command"])
         number = numbers.setdefault(command, len(numbers) + 1)
-        minutes = mean([run.value("seconds") / 60 for run in cell.runs]).value
         settings = f" (other settings: {cell.other_settings})" if cell.other_settings else ""
         for measure in table.measures:
             published = measure.published(cell)
@@ -56,7 +54,7 @@ def _block(table: Table, cells: Sequence[Cell]) -> Block:
                 "" if published is None else f"{published:.{_digits(measure)}f}",
                 layouts.with_error(measure, cell),
                 str(len(cell.runs)),
-                f"{minutes:.0f}" if minutes >= 1 else "< 1",
+                f"{cell.minutes:.0f}" if cell.minutes >= 1 else "< 1",
                 f"[{number}]",
             ])  # fmt: skip
     header = [

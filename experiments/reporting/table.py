@@ -35,6 +35,11 @@ class Cell(NamedTuple):
     def steps(self) -> int:
         return self.runs[0].steps
 
+    @property
+    def minutes(self) -> float:
+        """Training and tests of one seed, the mean."""
+        return mean([run.value("seconds") / 60 for run in self.runs]).value
+
     def field(self, name: str) -> Any:
         """A field of its configuration."""
         return self.runs[0].field(name)

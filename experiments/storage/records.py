@@ -180,7 +180,11 @@ def write_result(
 
 def digest(config: Mapping[str, Any], *parts: Any) -> str:
     """SHA-256 of a configuration's :func:`identity`, and of what belongs to it."""
-    text = json.dumps(finite([identity(config), *parts]), sort_keys=True)
+    return _sha256(identity(config), *parts)
+
+
+def _sha256(*parts: Any) -> str:
+    text = json.dumps(finite(list(parts)), sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()
 
 
@@ -192,8 +196,7 @@ def is_digest(claimed: Any, config: Mapping[str, Any], *parts: Any) -> bool:
     for known in range(len(ADDED) + 1):
         had = {name: config[name] for name in list(ADDED)[:known] if name in config}
         what = {k: v for k, v in (identity(config) | had).items() if k not in PLACES}
-        text = json.dumps(finite([what, *parts]), sort_keys=True)
-        if claimed == hashlib.sha256(text.encode()).hexdigest():
+        if claimed == _sha256(what, *parts):
             return True
     return False
 

@@ -242,3 +242,16 @@ def test_the_figure_keeps_the_two_cells_of_an_estimator_apart(monkeypatch, tmp_p
     lines = {line.get_linestyle(): list(line.get_ydata()) for line in kept[0].axes[0].lines}
     assert lines == {"-": [108.5, 108.5], ":": [104.1, 104.1], "--": [106.0, 105.5]}
     plt.close(kept[0])
+
+
+def test_the_last_step_stands_behind_a_slash_where_an_earlier_one_was_tested(tmp_path):
+    for seed, last in ((0, 109.5), (1, None)):  # of seed 1 the last step is the best one
+        path = write_run(tmp_path, f"run{seed}", "reinmax", 1e-3, seed, 109.0, 107.5)
+        result = json.loads((path / "result.json").read_text())
+        result |= {} if last is None else {"last/nll": last}
+        (path / "result.json").write_text(json.dumps(result))
+    shown = report(tmp_path / "out", tmp_path)
+    assert "107.50 ± 0.00 / 108.50" in shown
+    assert "Behind a slash: at the last step" in shown
+    (row,) = read(tmp_path / "out" / "table1.csv")
+    assert (row["test_nats"], row["last_nats"]) == (107.5, 108.5)
