@@ -183,7 +183,7 @@ def gumbel_softmax(
       True
     """
     scores = distributions.perturb(key, logits)
-    return distributions.softmax(distributions.temper(scores, temperature)).astype(logits.dtype)
+    return distributions.softmax(scores, temperature).astype(logits.dtype)
 
 
 @sampler
@@ -224,8 +224,7 @@ def decoupled_gumbel_softmax(
     distributions.check_positive(backward_temperature, "backward_temperature")
     scores = distributions.perturb(key, logits)
     forward, backward = (
-        distributions.softmax(distributions.temper(scores, t))
-        for t in (temperature, backward_temperature)
+        distributions.softmax(scores, t) for t in (temperature, backward_temperature)
     )
     return (stop_gradient(forward) + gradient_only(backward)).astype(logits.dtype)
 
@@ -259,7 +258,7 @@ def st_gumbel_softmax(
       [1.0, 1.0]
     """
     scores = distributions.perturb(key, logits)
-    soft = distributions.softmax(distributions.temper(scores, temperature))
+    soft = distributions.softmax(scores, temperature)
     # The argmax of the scores, not of `soft`: rounding makes ties in a softmax.
     return _hard_with_gradient_of(distributions.one_hot_argmax(scores), soft).astype(logits.dtype)
 
@@ -296,7 +295,7 @@ def slope_annealed_st(
       [1.0, 1.0]
     """
     distributions.check_positive(slope, "slope")
-    soft = distributions.softmax(distributions.temper(_in_float32(logits), 1 / slope))
+    soft = distributions.softmax(_in_float32(logits), 1 / slope)
     return _hard_with_gradient_of(gumbel_max(key, logits), soft).astype(logits.dtype)
 
 
@@ -347,7 +346,7 @@ def gumbel_rao(
         fixed = stop_gradient(logits_32)
         noise = distributions.conditional_gumbels(key, fixed, hard) - fixed
         scores = logits_32 + jnp.where(fixed == -jnp.inf, 0, noise)
-        return distributions.softmax(distributions.temper(scores, temperature))
+        return distributions.softmax(scores, temperature)
 
     mean = jnp.mean(jax.vmap(soft)(random.split(key_noise, num_samples)), axis=0)
     return _hard_with_gradient_of(hard, mean).astype(logits.dtype)
@@ -393,7 +392,7 @@ def reinmax(
     logits_32 = _in_float32(logits)
     distributions.check_positive(backward_temperature, "backward_temperature")
     hard, fixed = gumbel_max(key, logits_32), stop_gradient(logits_32)
-    tempered = distributions.softmax(distributions.temper(fixed, backward_temperature))
+    tempered = distributions.softmax(fixed, backward_temperature)
     # A Jacobian J(q) is symmetric, so J(q) x of the logits x has the gradient J(q) g.
     x = jnp.where(logits_32 == -jnp.inf, 0, logits_32)
 
@@ -443,7 +442,7 @@ def gapped_straight_through(
     largest = jnp.max(fixed, axis=-1, keepdims=True)
     # `where`, not a product: the reference's (largest - logits) * z is NaN beside a mask.
     move = jnp.where(hard > 0, largest - fixed, -jax.nn.relu(fixed - largest + gap))
-    soft = distributions.softmax(distributions.temper(logits_32 + move, temperature))
+    soft = distributions.softmax(logits_32 + move, temperature)
     return _hard_with_gradient_of(hard, soft).astype(logits.dtype)
 
 
@@ -1015,7 +1014,7 @@ def _controlled(
         """What the control variate adds to the estimate ``[n, k]``; its mean is zero."""
 
         def of_scores(scores):
-            relaxed = distributions.softmax(distributions.temper(scores, temperature))
+            relaxed = distributions.softmax(scores, temperature)
             return control(relaxed.astype(logits.dtype))
 
         along_free = jax.grad(of_scores)(free)
