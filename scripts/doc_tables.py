@@ -199,22 +199,32 @@ def _limit(speeds: dict[str, float]) -> float:
 
 def bounds() -> str:
     """Images a second of the test bound, before and after hard samples were read as classes."""
+    return _before_and_after("bounds", "images_per_second", "images/s", 1)
+
+
+def units() -> str:
+    """Training steps a second of Bernoulli units, before and after they lost an axis of two."""
+    return _before_and_after("units", "steps_per_second", "steps/s", 2)
+
+
+def _before_and_after(files: str, speed: str, unit: str, digits: int) -> str:
+    """Medians of what was measured in turn at two commits, and of its ratios."""
 
     def speeds(which: str) -> list[list[dict[str, Any]]]:
-        paths = sorted((RESULTS / "bench").glob(f"bounds_{which}_*.json"))
+        paths = sorted((RESULTS / "bench").glob(f"{files}_{which}_*.json"))
         return [read_json(path)["configs"] for path in paths]
 
     def line(before: Sequence[dict[str, Any]], after: Sequence[dict[str, Any]]) -> list[str]:
-        one, two = ([row["images_per_second"] for row in rows] for rows in (before, after))
+        one, two = ([row[speed] for row in rows] for rows in (before, after))
         ratio = statistics.median(b / a for a, b in zip(one, two, strict=True))
         medians = [f"{statistics.median(values):,.0f}" for values in (one, two)]
-        return [f"`{before[0]['config']}`", *medians, f"{ratio:.1f}"]
+        return [f"`{before[0]['config']}`", *medians, f"{ratio:.{digits}f}"]
 
     by_config = zip(
         zip(*speeds("before"), strict=True), zip(*speeds("after"), strict=True), strict=True
     )
     return table(
-        ["config", "before, images/s", "after, images/s", "ratio"],
+        ["config", f"before, {unit}", f"after, {unit}", "ratio"],
         [line(before, after) for before, after in by_config],
     )
 
@@ -336,6 +346,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "convolutions": convolutions,
     "twins": twins,
     "bounds": bounds,
+    "units": units,
     "startup": startup,
     "scaling": scaling,
     "many": many,
