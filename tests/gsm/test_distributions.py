@@ -289,12 +289,15 @@ def pullback(function, x, cotangent):
 
 
 @pytest.mark.parametrize("classes", [2, 5])
-def test_softmax_and_its_logarithm_are_those_of_jax(classes, key):
-    logits = 20 * random.normal(key, (50, classes))
-    for ours, theirs in (
-        (distributions.softmax, jax.nn.softmax),
-        (distributions.log_softmax, jax.nn.log_softmax),
-    ):
+@pytest.mark.parametrize("temperature", [1, 0.3])
+def test_softmax_and_its_logarithm_are_those_of_jax(classes, temperature, key):
+    logits = 20 * temperature * random.normal(key, (50, classes))
+    for name in ("softmax", "log_softmax"):
+        ours = functools.partial(getattr(distributions, name), temperature=temperature)
+
+        def theirs(x, name=name):
+            return getattr(jax.nn, name)(x / temperature)
+
         np.testing.assert_allclose(ours(logits), theirs(logits), rtol=1e-5, atol=1e-6)
         cotangent = jnp.sin(jnp.arange(logits.size, dtype=jnp.float32)).reshape(logits.shape)
         np.testing.assert_allclose(
@@ -314,6 +317,19 @@ def test_derivatives_at_equal_logits_are_those_of_jax(function, classes):
         ours = jax.jit(order(getattr(distributions, function)))(at)
         theirs = jax.jit(order(functools.partial(getattr(jax.nn, function), axis=-1)))(at)
         np.testing.assert_allclose(ours, theirs, atol=1e-6)
+
+
+@pytest.mark.parametrize("classes", [2, 3])
+def test_a_class_of_probability_zero_leaves_derivatives_at_a_temperature_finite(classes):
+    logits = jnp.zeros((1, classes)).at[0, 0].set(-jnp.inf)
+    by_logits, by_temperature = jax.grad(
+        lambda x, t: distributions.softmax(x, t)[0, 1], argnums=(0, 1)
+    )(logits, 0.3)
+    rest = classes - 1  # equal classes, of probability 1 / rest
+    expected = -np.ones(classes) / rest**2
+    expected[0], expected[1] = 0, 1 / rest - 1 / rest**2
+    np.testing.assert_allclose(by_logits[0], expected / 0.3, atol=1e-6)
+    assert by_temperature == 0
 
 
 def test_nan_logits_give_nan():
