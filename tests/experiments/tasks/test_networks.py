@@ -10,30 +10,41 @@ from jax import random
 from experiments.tasks import networks
 from experiments.tasks.networks import MLP, Latents
 
-CLASSES = [
-    (n, k) for k in (2, 3, 4, 5, 10, 17) for n in (1, 4, 5, 7)
-]  # groups of four, of two and of one, with and without a rest
+# Groups of four variables, of two and of one, each with and without a rest.
+LATENTS = [Latents(n, k) for k in (2, 4, 5) for n in (1, 4, 5, 7)]
+LATENTS += [Latents(7, k, "plus_minus_one") for k in (2, 5)]
 
 
-@pytest.mark.parametrize("units", ["zero_one", "plus_minus_one"])
-@pytest.mark.parametrize(("n", "k"), CLASSES)
-def test_classes_are_read_as_their_one_hot_samples(n, k, units, key):
-    key_params, key_classes = random.split(key)
-    latents, network = Latents(n, k, units), MLP((6,), 9)
-    classes = random.randint(key_classes, (8, n), 0, k)
-    one_hot = jax.nn.one_hot(classes, k)
-    params = network.init(key_params, latents.inputs(one_hot[0]))
+@pytest.mark.parametrize("latents", LATENTS, ids=str)
+def test_classes_are_read_as_their_one_hot_samples(latents, key):
+    network = MLP((6,), 9)
 
-    expected = jax.vmap(lambda z: network.apply(params, latents.inputs(z)))(one_hot)
-    found = network.apply(params, latents.inputs(classes))
-    np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-6)
-    over_examples = jax.vmap(lambda c: network.apply(params, latents.inputs(c)))(
-        jnp.stack([classes, classes[::-1]])
+    @jax.jit
+    def read(key):
+        key_params, key_classes = random.split(key)
+        shape = (8, latents.num_variables)
+        classes = random.randint(key_classes, shape, 0, latents.num_classes)
+        one_hot = jax.nn.one_hot(classes, latents.num_classes)
+        params = network.init(key_params, latents.inputs(one_hot[0]))
+        kernel = params["params"]["Dense_0"]["kernel"]
+
+        def of_classes(classes):
+            return network.apply(params, latents.inputs(classes))
+
+        return {
+            "one-hot": jax.vmap(of_classes)(one_hot),
+            "classes": of_classes(classes),
+            "of examples": jax.vmap(of_classes)(jnp.stack([classes[::-1], classes]))[1],
+            "looked up": latents.inputs(classes) @ kernel,
+            "product, of accelerators": networks._by_product(classes, latents.rows(kernel)),
+        }
+
+    found = read(key)
+    for way in ("classes", "of examples"):
+        np.testing.assert_allclose(found[way], found["one-hot"], rtol=1e-4, atol=1e-6)
+    np.testing.assert_allclose(
+        found["product, of accelerators"], found["looked up"], rtol=1e-4, atol=1e-6
     )
-    np.testing.assert_allclose(over_examples[1], expected[::-1], rtol=1e-4, atol=1e-6)
-    kernel = params["params"]["Dense_0"]["kernel"]
-    product = networks._by_product(classes, latents.rows(kernel))  # of accelerators
-    np.testing.assert_allclose(product, latents.inputs(classes) @ kernel, rtol=1e-4, atol=1e-6)
 
 
 def test_a_sample_that_is_not_defined_gives_nan_and_leaves_the_others(key):
