@@ -338,24 +338,6 @@ def paper_model_by_rloo() -> list[str]:
     ]
 
 
-def units_by_rloo() -> list[str]:
-    """200 Bernoulli units while RLOO trains them."""
-    model = "bern_vae_rloo"
-    steps = steps_of(model)
-    picture = f"../results/variance/{model}/estimators_step{steps[-1]}.png"
-    return [
-        "## 200 Bernoulli units along training",
-        prose(
-            f"""The linear Bernoulli VAE on dynamically binarised MNIST, whose training
-            [reproduction.md](reproduction.md#200-bernoulli-units) compares at two and at four
-            evaluations, while `rloo` trains it ({_where(model)}). Errors with {_FEW} evaluations,
-            of an estimator without bias its variance:"""
-        ),
-        errors_table({f"step {step:,}": (model, step) for step in steps}, (_FEW,)),
-        f"![All estimators on 200 Bernoulli units]({picture})",
-    ]
-
-
 def small_model_by_rloo() -> list[str]:
     """The small model where RLOO trained it."""
     here, there = measured("small_vae_rloo"), measured("small_vae")
@@ -443,7 +425,6 @@ def page() -> str:
         "Test nats of Table 1, lower is better:",
         trained_table(),
         *why(),
-        *units_by_rloo(),
         "## A model whose gradient is known",
         prose(
             f"""A VAE with two latents of eight classes has 64 outcomes, so its gradient is
