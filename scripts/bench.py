@@ -24,7 +24,7 @@ import jax.extend
 import jax.numpy as jnp
 import numpy as np
 from absl import flags
-from jax import random
+from jax import lax, random
 
 from experiments import data
 from experiments.running import command_line, loop, training
@@ -146,11 +146,11 @@ def products_alone(experiment: loop.Experiment, steps: int) -> Callable[[], Any]
         for equation, (left, right) in of_step:
             # A factor that changes keeps the product in the loop; the barrier keeps all of it.
             product = equation.primitive.bind(scale * left, right, **equation.params)
-            product = jax.lax.optimization_barrier(product)
+            product = lax.optimization_barrier(product)
             scale = scale + 1e-30 * product.reshape(-1)[0]
         return scale, None
 
-    return jax.jit(lambda: jax.lax.scan(body, jnp.float32(1), length=steps)[0])
+    return jax.jit(lambda: lax.scan(body, jnp.float32(1), length=steps)[0])
 
 
 def bench_twins(path: str, dataset: data.Dataset, rounds: int) -> dict[str, Any]:
@@ -235,6 +235,16 @@ def bench_estimators(
     ]
 
 
+def _of_jax(convolve: Callable[..., Any]) -> Callable[..., Any]:
+    """jax's convolution of several images as one of a single image."""
+
+    def of_image(x, kernel, stride):
+        layout = ("NHWC", "HWIO", "NHWC")
+        return convolve(x[None], kernel, (stride, stride), "SAME", dimension_numbers=layout)[0]
+
+    return of_image
+
+
 def bench_convolutions(path: str, unlabelled: int, labelled: int, rounds: int) -> dict[str, float]:
     """Steps per second of a convolutional config: scanned, alone, and scanned with jax's own.
 
@@ -256,7 +266,11 @@ def bench_convolutions(path: str, unlabelled: int, labelled: int, rounds: int) -
     alone = jax.jit(functools.partial(training.train_step, program)).lower(*arguments)
     alone = alone.compile()
     ours = scanned(program, steps).compile()
-    with mock.patch.object(convolutions, "_is_cpu", return_value=False):
+    with mock.patch.multiple(
+        convolutions,
+        convolve=_of_jax(lax.conv_general_dilated),
+        convolve_transposed=_of_jax(lax.conv_transpose),
+    ):
         plain = program._replace(loss=lambda *a: program.loss(*a))
         plain = scanned(plain, plain_steps).compile()
     calls: dict[str, Callable[[], Any]] = {

@@ -3,10 +3,11 @@
 XLA's CPU backend brings a convolution into the form of its fast kernels only outside of loops, and
 computes the gradient of a strided one with the zeros between its rows: the gradients that jax
 writes are up to 75 times slower in a scanned training step than they need to be (jax issue 12868).
-Here a convolution, its transposition and the gradient of its kernel are three primitives, each a
-plain convolution or a matrix product without a needless zero. They are the three ways to compute
-one argument of a trilinear form from the other two, so differentiation in either mode, to any
-order, stays inside. On other backends it is jax's own convolution.
+Here a convolution, its transposition and the gradient of its kernel are three primitives, in a
+program for a CPU each a plain convolution or a matrix product without a needless zero. They are
+the three ways to compute one argument of a trilinear form from the other two, so differentiation
+in either mode, to any order, stays inside. In a program for another platform they are jax's own
+convolution and its transpositions.
 """
 
 import functools
@@ -32,10 +33,6 @@ def convolve(
       kernel: ``[a, b, i, o]``.
       stride: of the output, in both directions.
     """
-    if not _is_cpu():
-        return lax.conv_general_dilated(
-            x[None], kernel, (stride, stride), "SAME", dimension_numbers=_LAYOUT
-        )[0]
     padding = lax.padtype_to_pads(x.shape[:2], kernel.shape[:2], (stride, stride), "SAME")
     sides = [
         _Side(stride, size, taps, -(-size // stride), before)
@@ -54,20 +51,12 @@ def convolve_transposed(
       kernel: ``[a, b, i, o]``.
       stride: of the input, in both directions.
     """
-    if not _is_cpu():
-        return lax.conv_transpose(
-            x[None], kernel, (stride, stride), "SAME", dimension_numbers=_LAYOUT
-        )[0]
     sides = []
     for size, taps in zip(x.shape[:2], kernel.shape[:2], strict=True):
         after = stride - 1 if stride >= taps else (taps + stride - 2) // 2  # as jax counts it
         sides.append(_Side(stride, size * stride, taps, size, after - stride + 1))
     turned = jnp.flip(kernel, (0, 1)).swapaxes(2, 3)
     return _image.bind(x[None], turned, sides=tuple(sides))[0]
-
-
-def _is_cpu() -> bool:
-    return jax.default_backend() == "cpu"
 
 
 # --- the form: sum of image[stride * p + a - before] kernel[a] output[p] -------------------------
@@ -97,6 +86,12 @@ class _Side(NamedTuple):
         last = -(-self.image // self.stride) - 1
         return a, count, count - 1 - shift, last + shift - (self.output - 1)
 
+    @property
+    def zeros(self) -> tuple[int, int]:
+        """Zeros before and after the image; negative: pixels that no output sees."""
+        reach = self.stride * (self.output - 1) + self.kernel
+        return self.before, reach - self.image - self.before
+
 
 def _plain(x, kernel, stride, padding):
     return lax.conv_general_dilated(x, kernel, stride, padding, dimension_numbers=_LAYOUT)
@@ -104,10 +99,7 @@ def _plain(x, kernel, stride, padding):
 
 def _patches(x: Float[Array, "n h w i"], sides) -> Float[Array, "npq abi"]:
     """What each output sees of the image."""
-    zeros = []
-    for side in sides:
-        reach = side.stride * (side.output - 1) + side.kernel
-        zeros.append((side.before, reach - side.image - side.before, 0))
+    zeros = [(*side.zeros, 0) for side in sides]
     x = lax.pad(x, jnp.zeros((), x.dtype), [(0, 0, 0), *zeros, (0, 0, 0)])
     rows, columns = sides
     tapped = [
@@ -154,21 +146,43 @@ def _compute_kernel(x, output, *, sides):
     return product.T.reshape(*(side.kernel for side in sides), -1, channels)
 
 
-def _primitive(compute) -> Primitive:
-    primitive = Primitive(compute.__name__.replace("_compute", "convolution"))
-    primitive.def_impl(jax.jit(compute, static_argnames="sides"))
+# The same three in a program for another platform.
+
+
+def _jax_output(x, kernel, *, sides):
+    return _plain(x, kernel, [side.stride for side in sides], [side.zeros for side in sides])
+
+
+def _jax_image(output, kernel, *, sides):
+    shape = (output.shape[0], *(side.image for side in sides), kernel.shape[2])
+    image = jax.ShapeDtypeStruct(shape, output.dtype)
+    return jax.linear_transpose(lambda x: _jax_output(x, kernel, sides=sides), image)(output)[0]
+
+
+def _jax_kernel(x, output, *, sides):
+    shape = (*(side.kernel for side in sides), x.shape[-1], output.shape[-1])
+    kernel = jax.ShapeDtypeStruct(shape, x.dtype)
+    return jax.linear_transpose(lambda k: _jax_output(x, k, sides=sides), kernel)(output)[0]
+
+
+def _primitive(on_cpu, elsewhere) -> Primitive:
+    primitive = Primitive(on_cpu.__name__.replace("_compute", "convolution"))
+    primitive.def_impl(jax.jit(primitive.bind, static_argnames="sides"))
     primitive.def_abstract_eval(
         lambda *arguments, sides: jax.typeof(
-            jax.eval_shape(functools.partial(compute, sides=sides), *arguments)
+            jax.eval_shape(functools.partial(on_cpu, sides=sides), *arguments)
         )
     )
-    mlir.register_lowering(primitive, mlir.lower_fun(compute, multiple_results=False))
+    mlir.register_lowering(
+        primitive, mlir.lower_fun(on_cpu, multiple_results=False), platform="cpu"
+    )
+    mlir.register_lowering(primitive, mlir.lower_fun(elsewhere, multiple_results=False))
     return primitive
 
 
-_output = _primitive(_compute_output)
-_image = _primitive(_compute_image)
-_kernel = _primitive(_compute_kernel)
+_output = _primitive(_compute_output, _jax_output)
+_image = _primitive(_compute_image, _jax_image)
+_kernel = _primitive(_compute_kernel, _jax_kernel)
 
 ad.defbilinear(
     _output,
@@ -187,32 +201,43 @@ ad.defbilinear(
 )
 
 
-def _one_after_the_other(primitive, arguments, axes, **form):
-    """Kernels of several models: a grouped convolution is slower than this."""
+def _several_kernels(primitive, elsewhere, arguments, axes, **form):
+    """Kernels of several models: on a CPU a grouped convolution is slower than one by one."""
+    batched = [axis is not None for axis in axes]
     moved = [
         x if axis is None else jnp.moveaxis(x, axis, 0)
         for x, axis in zip(arguments, axes, strict=True)
     ]
-    batched = tuple(x for x, axis in zip(moved, axes, strict=True) if axis is not None)
 
-    def one(batch):
-        rest = iter(batch)
-        return primitive.bind(
-            *(x if axis is None else next(rest) for x, axis in zip(moved, axes, strict=True)),
-            **form,
-        )
+    def one_by_one(*arguments):
+        def one(batch):
+            rest = iter(batch)
+            return primitive.bind(
+                *(next(rest) if own else x for x, own in zip(arguments, batched, strict=True)),
+                **form,
+            )
 
-    return lax.map(one, batched), 0
+        return lax.map(one, [x for x, own in zip(arguments, batched, strict=True) if own])
+
+    at_once = jax.vmap(
+        functools.partial(elsewhere, **form), [0 if own else None for own in batched]
+    )
+    return lax.platform_dependent(*moved, cpu=one_by_one, default=at_once), 0
 
 
-def _batched(primitive, arguments, axes, **form):
+def _several_images(primitive, elsewhere, arguments, axes, **form):
+    """A larger batch of images, unless there are several kernels as well."""
     if axes[1] is not None:
-        return _one_after_the_other(primitive, arguments, axes, **form)
-    x = jnp.moveaxis(arguments[0], axes[0], 0)  # a larger batch of images
+        return _several_kernels(primitive, elsewhere, arguments, axes, **form)
+    x = jnp.moveaxis(arguments[0], axes[0], 0)
     out = primitive.bind(x.reshape(-1, *x.shape[2:]), arguments[1], **form)
     return out.reshape(*x.shape[:2], *out.shape[1:]), 0
 
 
-batching.primitive_batchers[_output] = functools.partial(_batched, _output)
-batching.primitive_batchers[_image] = functools.partial(_batched, _image)
-batching.primitive_batchers[_kernel] = functools.partial(_one_after_the_other, _kernel)
+def _batcher(rule, primitive, elsewhere):
+    batching.primitive_batchers[primitive] = functools.partial(rule, primitive, elsewhere)
+
+
+_batcher(_several_images, _output, _jax_output)
+_batcher(_several_images, _image, _jax_image)
+_batcher(_several_kernels, _kernel, _jax_kernel)

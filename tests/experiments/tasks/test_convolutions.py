@@ -14,6 +14,10 @@ from experiments.tasks import semisupervised as models
 
 LAYOUT = ("NHWC", "HWIO", "NHWC")
 FORMS = [(5, 5, 2), (3, 3, 1), (4, 3, 2), (2, 2, 3)]
+of_each_form = pytest.mark.parametrize(
+    "form",
+    [pytest.param(f, id=str(f), marks=[pytest.mark.slow] if f[0] in (2, 4) else []) for f in FORMS],
+)
 
 
 def pair(form, transposed):
@@ -41,10 +45,7 @@ def close(a, b):
 
 
 @pytest.mark.parametrize("transposed", [False, True])
-@pytest.mark.parametrize(
-    "form",
-    [pytest.param(f, id=str(f), marks=[pytest.mark.slow] if f[0] in (2, 4) else []) for f in FORMS],
-)
+@of_each_form
 def test_value_and_derivatives_are_those_of_jax(form, transposed, arguments):
     """Reverse mode by images and kernel, and forward mode over reverse."""
     x, kernel, direction = arguments(form)
@@ -57,6 +58,48 @@ def test_value_and_derivatives_are_those_of_jax(form, transposed, arguments):
         return jax.jvp(lambda k: gradient(x, k), (kernel,), (direction,))[1]
 
     close(*map(curvature, gradients))
+
+
+@pytest.mark.parametrize("platform", ["cpu", "cuda", "tpu"])
+@pytest.mark.parametrize("several", [False, True])
+def test_each_platform_has_its_own_form(platform, several, arguments):
+    """That of the program's platform, whichever one this process runs on."""
+    x, kernel, _ = arguments(FORMS[0])
+
+    def loss(x, kernel):
+        y = jax.vmap(lambda image: convolutions.convolve(image, kernel, 2))(x)
+        return jnp.mean(jnp.sin(y))
+
+    gradient = jax.grad(loss, (0, 1))
+    if several:  # models
+        gradient, kernel = jax.vmap(gradient, (None, 0)), jnp.stack([kernel, kernel])
+    lowered = jax.jit(gradient).trace(x, kernel).lower(lowering_platforms=(platform,))
+    text = lowered.as_text()
+    # On a CPU no convolution is strided and patches are multiplied, one model after the other.
+    on_cpu = platform == "cpu"
+    assert ("stride = [2, 2]" not in text) == on_cpu
+    assert ("stablehlo.dot_general" in text) == on_cpu
+    assert ("stablehlo.while" in text) == (on_cpu and several)
+    assert ("feature_group_count = 2" in text) == (several and not on_cpu)
+
+
+@pytest.mark.parametrize("transposed", [False, True])
+@of_each_form
+def test_other_platforms_compute_the_same(form, transposed, key):
+    convolve = convolutions.convolve_transposed if transposed else convolutions.convolve
+    kernel = jnp.ones((*form[:2], 2, 4))
+    called = jax.make_jaxpr(lambda x: convolve(x, kernel, form[2]))(jnp.ones((9, 7, 2)))
+    (sides,) = [eqn.params["sides"] for eqn in called.eqns if "sides" in eqn.params]
+    keys = random.split(key, 3)
+    image = random.normal(keys[0], (3, *(side.image for side in sides), 2))
+    output = random.normal(keys[1], (3, *(side.output for side in sides), 4))
+    kernel = random.normal(keys[2], kernel.shape)
+    for arguments, ours, theirs in (
+        ((image, kernel), convolutions._compute_output, convolutions._jax_output),
+        ((output, kernel), convolutions._compute_image, convolutions._jax_image),
+        ((image, output), convolutions._compute_kernel, convolutions._jax_kernel),
+    ):
+        close(ours(*arguments, sides=sides), theirs(*arguments, sides=sides))
 
 
 def test_kernels_of_several_models_are_batched(arguments):
