@@ -166,10 +166,21 @@ def train_step(
     # One pass for model and estimator, both updated after it: what an estimator has learned never
     # saw the batch that it is used on.
     loss, gradient = jax.value_and_grad(program.loss)(state.params, key_loss, batch, hyperparams)
-    optimizer = program.optimizer(program.learning_rate(state.step, settings))
+    learning_rate = _after(gradient["model"], program.learning_rate(state.step, settings))
+    optimizer = program.optimizer(learning_rate)
     updates, opt_state = optimizer.update(gradient, state.opt_state, state.params)
     params = optax.apply_updates(state.params, updates)
     return TrainState(state.step + 1, state.key, params, opt_state), loss
+
+
+def _after(kernels: Params, value: Float[Array, ""]) -> Float[Array, ""]:
+    """The same value, which XLA computes after all matrices of a tree.
+
+    A gradient's products read the kernels. Where an update may come before the last of them, XLA
+    copies the kernel in each step. ``lax.optimization_barrier`` is removed before that is decided.
+    """
+    firsts = [x.reshape(-1)[0] for x in jax.tree.leaves(kernels) if x.ndim > 1]
+    return value + jax.lax.clamp(0.0, sum(firsts), 0.0) if firsts else value
 
 
 @functools.partial(jax.jit, static_argnums=(0, 1))

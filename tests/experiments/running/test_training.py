@@ -1,6 +1,7 @@
 """The training loop as a pure function: resumable, vmappable, compiled once."""
 
 import functools
+import re
 
 import jax
 import jax.numpy as jnp
@@ -118,6 +119,32 @@ def test_nothing_recompiles_as_settings_and_states_change():
         settings = {**SETTINGS, "learning_rate": jnp.float32(rate)}
         state, _ = training.run_interval(program, 7, DATA, settings, state)
     assert len(traces) == 1
+
+
+def test_no_step_copies_a_kernel(monkeypatch):
+    """A kernel is updated in place: after the last product that reads it."""
+    program = PROGRAM._replace(
+        init=lambda key: {
+            "model": {"first": jnp.ones((2, 33)), "second": jnp.ones((33, 2))},
+            "estimator": {},
+        },
+        loss=base.mean_over_examples(
+            lambda params, key, x, temperature: jnp.sum(
+                (jnp.tanh(x @ params["model"]["first"]) @ params["model"]["second"] - x) ** 2
+            )
+        ),
+    )
+
+    def copies():
+        def interval(state):
+            return training.run_interval.__wrapped__(program, 5, DATA, SETTINGS, state)
+
+        text = jax.jit(interval).lower(training.init_state(program, random.key(0))).compile()
+        return re.findall(r"f32\[33,2\]\S* copy\(%get-tuple-element", text.as_text())
+
+    assert not copies()
+    monkeypatch.setattr(training, "_after", lambda tree, value: value)
+    assert copies()
 
 
 def test_steps_and_seeds_differ_in_batch_and_noise():
