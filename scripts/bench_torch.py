@@ -14,8 +14,13 @@ import itertools
 from collections.abc import Callable, Sequence
 
 import torch
+import torch._dynamo
 from torch import nn
 from torch.nn import functional
+
+# The ninth program of one line of code would run as it is written, as slow as eager: an error, and
+# each model's compiled forms start anew.
+torch._dynamo.config.fail_on_recompile_limit_hit = True
 
 # --- linear maps and hidden layers: categorical and Bernoulli VAEs, structured prediction ---------
 
@@ -164,6 +169,7 @@ def model_of(config, pixels: int = 784) -> VAE | StructuredNetwork:
 
 def training_ways(config, steps: int) -> dict[str, Callable[[], None]]:
     """Calls that train ``steps`` steps, by how: eager, the loss compiled, whole steps compiled."""
+    torch.compiler.reset()
     images = (torch.rand(50_000, 784) < 0.125).to(torch.uint8)
     layers = config.model.get("num_layers", 1)
     number, temperature = config.batch_size, config.temperature.initial
@@ -234,6 +240,7 @@ def _whole(model, images, number, layers, temperature, rate, steps, chunk) -> Ca
 
 def bound_ways(config, number: int, num_samples: int = 1_000) -> dict[str, Callable[[], None]]:
     """Calls that compute the bound of ``number`` images, by how the samples meet the first map."""
+    torch.compiler.reset()
     images = (torch.rand(number, 784) < 0.125).float()
     model = model_of(config).requires_grad_(False)
 
