@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import matplotlib.pyplot as plt
+import matplotlib.ticker
 import numpy as np
 
 from experiments.figures.style import (
@@ -131,6 +132,9 @@ def over_temperature(
                     last = max(of_it, key=lambda row: row["temperature"])
                     ends[heading(value)] = last[name], style
             ax.set_xscale("log")
+            ax.xaxis.set_major_locator(matplotlib.ticker.LogLocator(subs=(1, 2, 5)))
+            ax.xaxis.set_major_formatter(matplotlib.ticker.FuncFormatter(lambda x, _: f"{x:g}"))
+            ax.xaxis.set_minor_locator(matplotlib.ticker.NullLocator())
             if name != "cosine":
                 ax.set_yscale("log")
                 positive = [row[name] for row in rows if row[f"{name}_low"] > 0] or [1.0]
