@@ -138,7 +138,10 @@ def draw_classification(
             own = Path(row["config"]).stem
             same = [one for one in table if all(one[k] == row[k] for k in ("inference", "config"))]
             longer = row["steps"] > min(one["steps"] for one in same)
-            details = [own] * (own != "semisup") + [f"{row['steps']:,} steps"] * longer
+            entropy = row["entropy_weight"]
+            details = [own] * (own != "semisup" and entropy == 1)
+            details += [f"entropy times {entropy:g}"] * (entropy != 1)
+            details += [f"{row['steps']:,} steps"] * longer
             label = row["inference"] + (f" ({', '.join(details)})" if details else "")
             of_row = [one for one in rows if one["row"] == row["config_hash"]]
             if of_row:  # a report may have kept no curve of a row

@@ -21,7 +21,8 @@ _PAPER_ACCURACY = {"exact": 92.6, "gumbel_softmax": 92.4, "st_gumbel_softmax": 9
 
 _TITLES = {
     "configs/semisup.py": "semisup",
-    "configs/sweeps/table2_probes.py": "table2_probes",
+    "configs/sweeps/table2_probes.py, 0": "table2_probes",
+    "configs/sweeps/table2_probes.py, -1": "table2_probes",
     "configs/semisup_best.py": "semisup_best",
 }
 
@@ -43,6 +44,16 @@ def config_file(run: Run) -> str:
     if run.field("entropy_weight") != 1:
         return "configs/sweeps/table2_probes.py"
     return "configs/semisup.py"
+
+
+def _column(run: Run) -> str:
+    """Its file and, of a probe, what it probes: a row for each, not the best of them."""
+    entropy = run.field("entropy_weight")
+    return config_file(run) + (f", {entropy:g}" if entropy != 1 else "")
+
+
+def _file(cell: Cell) -> str:
+    return cell.column.partition(",")[0]
 
 
 def in_order(inferences: Iterable[str]) -> list[str]:
@@ -80,7 +91,7 @@ def _told_apart(cells: Sequence[Cell], measure: Measure) -> str:
 
 
 def _protocol(cell: Cell) -> tuple[str, int, int]:
-    return cell.column, cell.steps, cell.field("batch_size")
+    return _file(cell), cell.steps, cell.field("batch_size")
 
 
 def _weights(cell: Cell) -> str:
@@ -100,7 +111,7 @@ TABLE = Table(
     name="table2",
     title="Table 2: semi-supervised classification",
     belongs=lambda run: run.task == "semisupervised",
-    column=config_file,
+    column=_column,
     row=lambda run: run.estimator,
     titles=_TITLES,
     order=in_order,
@@ -108,7 +119,7 @@ TABLE = Table(
     measures=(_NLL, _ACCURACY),
     csv={
         "inference": lambda cell: cell.row,
-        "config": lambda cell: cell.column,
+        "config": _file,
         "seeds": lambda cell: len(cell.runs),
         "steps": lambda cell: cell.steps,
         "marginal_nll": _NLL.value,
@@ -137,7 +148,7 @@ TABLE = Table(
             "inference over the class": lambda cell: (
                 f"{_NAMES[cell.row]} (`{cell.row}`)" if cell.row in _NAMES else f"`{cell.row}`"
             ),
-            "config": lambda cell: f"`{_TITLES[cell.column]}`",
+            "config": lambda cell: f"`{Path(_file(cell)).stem}`",
             "weights": _weights,
             "steps x images": lambda cell: f"{cell.steps:,} x {cell.field('batch_size')}",
             "seeds": lambda cell: str(len(cell.runs)),

@@ -82,6 +82,21 @@ def test_rivals_are_compared_on_the_seeds_that_all_of_them_have(tmp_path):
     assert (row["seeds"], row["alpha"]) == (2, 0.1)
 
 
+def test_each_probe_has_a_row_and_none_is_chosen_among_them(tmp_path):
+    for weight, accuracy in ((1.0, 0.90), (0.0, 0.91), (-1.0, 0.92)):
+        write_classifier(
+            tmp_path, f"w{weight}", "exact", 1.0, 0, accuracy, accuracy, entropy_weight=weight
+        )
+    shown = report(tmp_path / "out", tmp_path, draw=True)
+    probes, paper = "configs/sweeps/table2_probes.py", "configs/semisup.py"
+    assert {
+        (row["config"], row["entropy_weight"], round(row["accuracy"]))
+        for row in read(tmp_path / "out" / "table2.csv")
+    } == {(paper, 1, 90), (probes, 0, 91), (probes, -1, 92)}
+    assert "| `table2_probes` | 1, 1, -1 |" in shown
+    assert (tmp_path / "out" / "table2.png").exists()
+
+
 def test_an_earlier_table_is_kept_and_added_to(tmp_path):
     """Alone it is reproduced; a new seed joins the others, a new config competes."""
     write_classifier(tmp_path, "a", "exact", 0.1, 0, 0.93, 0.92)
