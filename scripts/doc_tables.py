@@ -4,8 +4,8 @@
     python -m scripts.doc_tables --check
 
 A table stands between ``<!-- NAME -->`` and ``<!-- end -->``, where NAME is a key of
-:data:`TABLES`. ``--check`` writes nothing and fails where a page is not what ``results/`` gives.
-The tables of the paper are those of ``python -m experiments.report``.
+:data:`TABLES` or a folder of ``results/`` with a table of ``python -m experiments.report``, which
+is copied. ``--check`` writes nothing and fails where a page is not what ``results/`` gives.
 """
 
 import re
@@ -355,23 +355,44 @@ TABLES: dict[str, Callable[[], str]] = {
 }
 
 
-def fresh(text: str) -> str:
-    """A page with its tables written anew."""
-    for name, make in TABLES.items():
-        pattern = re.compile(rf"(<!-- {name} -->\n).*?(<!-- end -->)", re.DOTALL)
-        if pattern.search(text):
-            content = make()
-            text = pattern.sub(lambda match, c=content: f"{match[1]}{c}\n{match[2]}", text)
-    return text
+_TABLE = re.compile(r"<!-- (?!test command)([\w ]+) -->\n.*?<!-- end -->", re.DOTALL)
+
+
+def reported(results: Path = RESULTS) -> dict[str, Path]:
+    """The tables of reports by the name of their folder: ``table1_seeds`` has a ``table1.md``."""
+    tables = sorted(results.glob("*/*.md"))
+    return {path.parent.name: path for path in tables if path.parent.name.startswith(path.stem)}
+
+
+def fresh(text: str, results: Path = RESULTS) -> str:
+    """A page with its tables written anew.
+
+    Raises:
+      KeyError: a marker names no table.
+    """
+    copies = reported(results)
+
+    def anew(match: re.Match) -> str:
+        name = match[1]
+        content = copies[name].read_text().strip() if name in copies else TABLES[name]()
+        return f"<!-- {name} -->\n{content}\n<!-- end -->"
+
+    return re.sub(
+        r"<!-- (?!test command)([\w ]+) -->\n.*?<!-- end -->", anew, text, flags=re.DOTALL
+    )
 
 
 def main(argv: list[str]) -> None:
     del argv
     stale = []
     for page in (ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))):
-        text = page.read_text()
-        if (new := fresh(text)) != text:
-            stale.append(str(page.relative_to(ROOT)))
+        text, where = page.read_text(), page.relative_to(ROOT)
+        try:
+            new = fresh(text)
+        except KeyError as error:
+            sys.exit(f"error: {where}: the marker {error} names no table")
+        if new != text:
+            stale.append(str(where))
             if not _CHECK.value:
                 page.write_text(new)
     if stale and _CHECK.value:

@@ -3,7 +3,7 @@
 from experiments.figures.run import draw_run
 from experiments.figures.style import ESTIMATOR_COLOURS, in_order
 from experiments.figures.sweep import draw_sweep
-from experiments.figures.tables import draw_classification, draw_evaluations, draw_overlay
+from experiments.figures.tables import draw_classification, draw_overlay, draw_panels
 from experiments.figures.timing import draw_timing
 from experiments.figures.variance import (
     draw_toy,
@@ -14,8 +14,8 @@ from experiments.figures.variance import (
 __all__ = [
     "ESTIMATOR_COLOURS",
     "draw_classification",
-    "draw_evaluations",
     "draw_overlay",
+    "draw_panels",
     "draw_run",
     "draw_sweep",
     "draw_timing",

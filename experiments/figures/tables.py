@@ -165,36 +165,65 @@ def draw_classification(
     return save(figure, path)
 
 
-def draw_evaluations(
-    rows: Sequence[Mapping[str, Any]], table: Sequence[Mapping[str, Any]], path: Path
+def draw_panels(
+    rows: Sequence[Mapping[str, Any]],
+    table: Sequence[Mapping[str, Any]],
+    path: Path,
+    *,
+    panel: str,
+    title: str,
+    value: str,
+    label: str,
+    published: str = "",
 ) -> Path:
-    """Validation nats over the steps, a panel for each number of evaluations of the cost.
+    """Learning curves, a panel for each value of a column of the table.
 
     Args:
-      rows: of bernoulli_curves.csv.
-      table: rows of bernoulli.csv, each of which is a line: the mean of its seeds, and their range.
+      rows: of the curves' CSV file.
+      table: rows of the table, each of which is a line: the mean of its seeds, and their range.
       path: where the figure goes.
+      panel: the column of the table that has a panel for each of its values.
+      title: of a panel, with the value for "{}".
+      value: the column of the curves that is drawn.
+      label: of the vertical axis.
+      published: the column of the table with published values, marked by triangles; the panels
+        then have vertical axes of their own.
     """
-    numbers = sorted({row["evaluations"] for row in table})
+    keys = list(dict.fromkeys(row[panel] for row in table))
+    across = min(3, len(keys))
+    down = -(-len(keys) // across)
     figure, grid = plt.subplots(
-        1, len(numbers), figsize=(2 + 3.6 * len(numbers), 4.2), squeeze=False, sharey=True,
-        layout="constrained",
+        down, across, figsize=(2 + 3.6 * across, 0.6 + 3.6 * down), squeeze=False,
+        sharey=not published, layout="constrained",
     )  # fmt: skip
-    shown = []
-    for number, ax in zip(numbers, grid.flat, strict=True):
-        for row in (one for one in table if one["evaluations"] == number):
+    last = max((row["steps"] for row in table), default=1)
+    for ax in grid.flat[len(keys) :]:
+        ax.set_visible(False)
+    limits = {}
+    for key, ax in zip(keys, grid.flat, strict=False):
+        shown = []
+        for row in (one for one in table if one[panel] == key):
             of_row = [one for one in rows if one["row"] == row["config_hash"]]
+            style = line_of(row["estimator"], len({one["step"] for one in of_row}))
             if of_row:  # a report may have kept no curve of a row
-                style = line_of(row["estimator"], len({one["step"] for one in of_row}))
-                shown += _seeds(ax, of_row, value="valid_nats", label=row["estimator"], **style)
-        ax.set_title(f"{number} evaluations", fontsize=10, loc="left")
-        ax.set_xlabel("step")
-        ax.set_xlim(left=0)
+                shown += _seeds(ax, of_row, value=value, label=row["estimator"], **style)
+            if published and row[published] is not None:
+                ax.plot(last * 1.06, row[published], "<", ms=6, color=style["color"], mfc="none")
+                shown.append(row[published])
+        if shown:  # the first steps leave the plot
+            limits[ax] = min(shown) - 1, max(shown) + 6
+        ax.set_title(title.format(key), fontsize=10, loc="left")
+        ax.set_xlim(0, last * (1.1 if published else 1.02))
         ax.xaxis.set_major_locator(matplotlib.ticker.MaxNLocator(4))
         ax.xaxis.set_major_formatter(matplotlib.ticker.FuncFormatter(lambda x, _: f"{x:,.0f}"))
         ax.spines[["top", "right"]].set_visible(False)
-    if shown:  # the first steps leave the plot
-        grid[0, 0].set_ylim(min(shown) - 1, max(shown) + 6)
-    grid[0, 0].set_ylabel("validation nats per image (lower is better)")
-    legend(figure, grid, "estimator")
+    for ax, (low, high) in limits.items():
+        if not published:
+            low, high = min(low for low, _ in limits.values()), max(h for _, h in limits.values())
+        ax.set_ylim(low, high)
+    for ax in grid[-1]:
+        ax.set_xlabel("step")
+    for ax in grid[:, 0]:
+        ax.set_ylabel(label)
+    legend(figure, grid, "triangles: published" if published else "estimator")
     return save(figure, path)

@@ -45,7 +45,13 @@ _VALID = Measure("valid/nll")
 
 def draw(rows: Sequence[Row], curves: Sequence[Row], folder: Path) -> list[Path]:
     """Draw ``bernoulli.png``."""
-    return [figures.draw_evaluations(curves, rows, folder / "bernoulli.png")] if curves else []
+    if not curves:
+        return []
+    path = figures.draw_panels(
+        curves, rows, folder / "bernoulli.png", panel="evaluations", title="{} evaluations",
+        value="valid_nats", label="validation nats per image (lower is better)",
+    )  # fmt: skip
+    return [path]
 
 
 TABLE = Table(

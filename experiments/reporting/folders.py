@@ -5,7 +5,6 @@ the configurations, results and provenance of the tested runs in ``NAME.json``, 
 curves and the pilots in CSV files.
 """
 
-import re
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -19,8 +18,6 @@ from experiments.storage.records import PLACES, Run, check, check_row, checked, 
 
 HASHES = ("row", "run", "config_hash")
 """The columns of CSV files that hold hashes, which are text even where they look like numbers."""
-
-_COPY = re.compile(r"<!-- (table\w+|reinmax) -->\n(.*?)\n<!-- end -->", re.DOTALL)
 
 
 class Found(NamedTuple):
@@ -191,7 +188,7 @@ def redraw(table: Table, folder: Path) -> list[Path]:
     return table.draw(read_csv(folder / f"{table.name}.csv", HASHES), curves, folder)
 
 
-def outdated(tables: Sequence[Table], results: Path, documents: Sequence[Path]) -> list[str]:
+def outdated(tables: Sequence[Table], results: Path) -> list[str]:
     """What differs from the tables made from the runs that the reports keep, in lines.
 
     Nothing is written. Figures are not compared.
@@ -199,28 +196,22 @@ def outdated(tables: Sequence[Table], results: Path, documents: Sequence[Path]) 
     Args:
       tables: whose reports to look for.
       results: every folder in it that holds a report is checked.
-      documents: Markdown files with copies between ``<!-- table1 -->``, the name of
-        the folder of the report, and ``<!-- end -->``.
 
     Raises:
       ReportError: there is no report.
       RecordError: a file is malformed.
     """
-    differences, shown = [], {}
+    differences, reports = [], 0
     for table in tables:
         for path in sorted(results.glob(f"*/{table.name}.json")):
             report = make(table, find([path.parent], [table]))
-            shown[path.parent.name] = report.texts[f"{table.name}.md"]
+            reports += 1
             if read_json(path)["runs"] != report.kept:
                 differences.append(f"{path} differs from what a report keeps of its runs")
             for name, text in report.texts.items():
                 file = path.parent / name
                 if not file.is_file() or file.read_text() != text:
                     differences.append(f"{file} differs from the table made from {path}")
-    if not shown:
+    if not reports:
         raise ReportError(f"{results} holds no report of a table")
-    for document in documents:
-        for marker, copy in _COPY.findall(document.read_text()):
-            if copy.strip() != shown.get(marker, "").strip():
-                differences.append(f"{document}: the copy of {marker} differs")
     return differences

@@ -4,9 +4,12 @@ The first shows the loss of training, not a bound of held-out images. The publis
 recalled, not read in the paper; the means of the rows agree with its printed averages to 0.02.
 """
 
+from collections.abc import Sequence
+from pathlib import Path
+
 from experiments import figures
 from experiments.reporting.layouts import Grid
-from experiments.reporting.table import Measure, Table, published
+from experiments.reporting.table import Along, Measure, Row, Table, published
 from experiments.storage.records import Run
 
 SHAPES = ("8x4", "4x24", "8x16", "16x12", "64x8", "10x30")
@@ -35,6 +38,22 @@ def is_grey(run: Run) -> bool:
     )
 
 
+def shape(run: Run) -> str:
+    """Classes x latents."""
+    return f"{run.field('model.num_classes')}x{run.field('model.num_latents')}"
+
+
+def draw(rows: Sequence[Row], curves: Sequence[Row], folder: Path) -> list[Path]:
+    """Draw ``reinmax.png``."""
+    if not curves:
+        return []
+    path = figures.draw_panels(
+        curves, rows, folder / "reinmax.png", panel="shape", title="{}", value="train_nats",
+        label="training nats per image (lower is better)", published="published_nats",
+    )  # fmt: skip
+    return [path]
+
+
 _TRAIN = Measure("train/loss", reference=published(_REFERENCE))
 _VALID = Measure("valid/nll")
 
@@ -42,7 +61,7 @@ GREY = Table(
     name="reinmax",
     title="Training nats of VAEs on grey images",
     belongs=is_grey,
-    column=lambda run: f"{run.field('model.num_classes')}x{run.field('model.num_latents')}",
+    column=shape,
     row=lambda run: run.estimator,
     titles={shape: shape for shape in SHAPES},
     order=figures.in_order,
@@ -65,7 +84,20 @@ GREY = Table(
             "of classes x latents; in brackets the published value, as recalled.",
         ],
     ),
+    curves={
+        "shape": lambda point: shape(point.run),
+        "estimator": lambda point: point.run.estimator,
+        "seed": lambda point: point.run.seed,
+        "step": lambda point: point.at["step"],
+        "train_nats": Along("loss"),
+        "valid_nats": Along("valid/nll"),
+        "row": lambda point: point.cell,
+        "run": lambda point: point.run.config_hash,
+    },
+    curves_metric="loss",
+    curves_file="reinmax_curves.csv",
     decimals=5,
+    draw=draw,
 )
 
 _COST = Measure("test/cost", digits=4)

@@ -129,7 +129,7 @@ class Point(NamedTuple):
     """The row of metrics.jsonl."""
     is_last: bool
     last: Row
-    """The last evaluated row of the run."""
+    """The last row of the run that is a point."""
     cell: str | None
     """The hash of the cell that the run is a seed of; None for one that was not chosen."""
 
@@ -186,6 +186,8 @@ class Table:
     curves: Mapping[str, Callable[[Point], Any]] = dataclasses.field(default_factory=dict)
     """The columns of the learning curves' CSV file; "run" and "step" are two of them, so that a
     later report can read the curves back."""
+    curves_metric: str = ""
+    """The metric that a row of metrics.jsonl needs to be a point; "": that of the choice."""
     curves_file: str = ""
     offers: Offers | None = None
     """Where given, cells that were offered other settings than their column are set apart."""
@@ -264,7 +266,7 @@ class Table:
         return [{name: of(cell) for name, of in self.csv.items()} for cell in cells]
 
     def curve_rows(self, runs: Iterable[Run], cells: Iterable[Cell]) -> list[Row]:
-        """The rows of the learning curves: where the runs evaluated the metric of the choice.
+        """The rows of the learning curves: where the runs have the metric of the curves.
 
         There are none where the table keeps no curves.
         """
@@ -273,7 +275,8 @@ class Table:
         cell_of = {(run.config_hash, run.seed): cell for cell in cells for run in cell.runs}
         rows = []
         for run in runs:
-            evaluated = [row for row in run.rows if row.get(self.choice.field) is not None]
+            metric = self.curves_metric or self.choice.field
+            evaluated = [row for row in run.rows if row.get(metric) is not None]
             cell = cell_of.get((run.config_hash, run.seed))
             for row in evaluated:
                 last = evaluated[-1]

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import pytest
 
 from experiments.storage.errors import RecordError
-from scripts import bench, collect, draw
+from scripts import bench, collect, doc_tables, draw
 
 ROOT = Path(__file__).parents[2]
 
@@ -74,3 +74,15 @@ def test_draw_makes_the_committed_figures_again_from_their_rows(folder, tmp_path
 def test_draw_reports_a_folder_without_results(tmp_path):
     with pytest.raises(SystemExit, match=r"error: .* holds no results .*variance\.csv"):
         draw.main(["draw", str(tmp_path)])
+
+
+def test_a_page_has_a_copy_of_each_reported_table_that_it_names(tmp_path):
+    (tmp_path / "table1_seeds").mkdir()
+    (tmp_path / "table1_seeds" / "table1.md").write_text("| a |\n|---|\n")
+    page = (
+        "Text.\n\n<!-- table1_seeds -->\n{}\n<!-- end -->\n\n"
+        "<!-- test command -->\nrun\n<!-- end -->\n"
+    )
+    assert doc_tables.fresh(page.format("old\n\nold"), tmp_path) == page.format("| a |\n|---|")
+    with pytest.raises(KeyError, match="table3"):
+        doc_tables.fresh("<!-- table3 -->\n\n<!-- end -->\n", tmp_path)

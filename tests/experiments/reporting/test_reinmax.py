@@ -25,7 +25,7 @@ def test_grey_images_have_a_table_of_training_losses_and_are_not_in_table_1(tmp_
     add(tmp_path, "b", 1, 126.0)
     add(tmp_path, "c", 0, 99.0, **{"model.num_classes": 10, "model.num_latents": 30})
     out = tmp_path / "out"
-    shown = report(out, tmp_path)
+    shown = report(out, tmp_path, draw=True)
     small, large = read(out / "reinmax.csv")
     assert (small["shape"], small["seeds"], small["steps"]) == ("8x4", 2, 96_000)
     assert (small["train_nats"], small["stderr"]) == (125.0, 1.0)
@@ -33,6 +33,17 @@ def test_grey_images_have_a_table_of_training_losses_and_are_not_in_table_1(tmp_
     assert large["stderr"] is None
     assert "125.00 ± 1.00 (124.7)" in shown
     assert not (out / "table1.csv").exists()
+    assert (out / "reinmax.png").is_file()
+
+    # Every row with a loss is a point of the curves, not only those with a bound of validation.
+    curves = read(out / "reinmax_curves.csv")
+    of_a = [row for row in curves if row["run"] == "a"]
+    assert [row["step"] for row in of_a] == [1, 48_000, 96_000]
+    assert [row["train_nats"] for row in of_a] == [200.0, 120.0, 120.0]
+    assert [row["valid_nats"] for row in of_a] == [None, 120.0, 120.0]
+    again = tmp_path / "again"
+    assert report(again, out) == shown
+    assert read(again / "reinmax_curves.csv") == curves
 
 
 def test_polynomials_are_compared_by_their_exact_cost(tmp_path):

@@ -67,22 +67,16 @@ print([name for name in ("jax", "flax", "gsm", "configs", "ml_collections") if n
 
 @pytest.fixture
 def results(tmp_path):
-    """A copy of the committed reports without figures, and a document that shows the tables."""
+    """A copy of the committed reports without figures."""
     for name in ("table1", "table2"):
         shutil.copytree(
             ROOT / "results" / name, tmp_path / name, ignore=shutil.ignore_patterns("*.png")
         )
-    text = "".join(
-        f"<!-- table{number} -->\n{(tmp_path / f'table{number}/table{number}.md').read_text()}"
-        "<!-- end -->\n\n"
-        for number in (1, 2)
-    )
-    (tmp_path / "document.md").write_text(text)
     return tmp_path
 
 
 def outdated(results):
-    return folders.outdated(all_tables(PAPER), results, [results / "document.md"])
+    return folders.outdated(all_tables(PAPER), results)
 
 
 def test_the_committed_tables_are_what_their_runs_make(results):
@@ -118,12 +112,10 @@ def test_a_missing_file_and_what_no_report_would_keep_are_found(results):
 
 
 def test_the_check_exits_with_1_and_names_what_differs(results, tmp_path):
-    """The command, in a folder with results/, docs/ and README.md as in the repository."""
+    """The command, in a folder with results/ as in the repository."""
     shutil.copytree(PAPER, tmp_path / "results" / "paper")
     for name in ("table1", "table2"):
         (tmp_path / name).rename(tmp_path / "results" / name)
-    (tmp_path / "docs").mkdir()
-    (tmp_path / "document.md").rename(tmp_path / "README.md")
     page = tmp_path / "results" / "README.md"
     ended = command("--check", cwd=tmp_path)
     assert ended.stderr == "error: results/README.md differs from what --cells writes\n"
@@ -142,13 +134,9 @@ def test_the_check_exits_with_1_and_names_what_differs(results, tmp_path):
     )
 
 
-def test_a_changed_copy_and_missing_reports_are_found(results, tmp_path):
-    text = (results / "document.md").read_text()
-    (results / "document.md").write_text(text.replace("102.90 (103.8)", "102.91 (103.8)"))
-    assert outdated(results) == [f"{results / 'document.md'}: the copy of table1 differs"]
-    (tmp_path / "none").mkdir()
+def test_a_folder_without_a_report_is_refused(tmp_path):
     with pytest.raises(ReportError, match="holds no report"):
-        folders.outdated(all_tables(PAPER), tmp_path / "none", [])
+        outdated(tmp_path)
 
 
 @pytest.mark.parametrize(
