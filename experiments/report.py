@@ -97,6 +97,11 @@ def main(argv: list[str]) -> None:
     if len(argv) > 1:
         sys.exit(f"error: expected flags only, got {argv[1]!r}")
     of_results = _CHECK.value or _CELLS.value
+    given = [f"--{flag.name}" for flag in (_RUNS, _OUT, _HTML, _CELLS, _CHECK) if flag.value]
+    if of_results and len(given) > 1:
+        sys.exit(f"error: {given[-1]} concerns results/ alone and excludes {given[0]}")
+    if _HTML.value and _OUT.value:
+        sys.exit("error: --html writes one page instead of the tables in --out: name one of them")
     if not _RUNS.value and not of_results:
         sys.exit("error: --runs is missing: the folder of a sweep or of an earlier report")
     try:

@@ -238,7 +238,10 @@ def _devices() -> tuple[str, int]:
     """Platform and number of jax's devices, asked in a process of its own: this one must not hold
     the memory of an accelerator that the workers need."""
     code = "import jax; print(jax.default_backend(), jax.local_device_count())"
-    told = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    told = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    if told.returncode:
+        reason = (told.stderr.strip().splitlines() or ["no message"])[-1]
+        raise ConfigError(f"jax finds no device: {reason}")
     platform, number = told.stdout.split()
     return platform, int(number)
 

@@ -8,7 +8,6 @@ classes of all images in one vectorised pass. What would not fit into memory is 
 says how much it asked for.
 """
 
-import os
 from pathlib import Path
 from typing import Any
 
@@ -22,9 +21,12 @@ from experiments.running import command_line, loop, measuring, training
 from experiments.running import config as configuration
 from experiments.running.measuring import Row
 from experiments.running.terminal import waiting
+from experiments.tasks.checks import ConfigError
 from gsm import diagnostics
 
-_CONFIG = flags.DEFINE_string("config", "configs/semisup.py", "Config file of the networks.")
+_CONFIG = flags.DEFINE_string(
+    "config", "configs/semisup.py", "Config file of the networks, without an argument."
+)
 _CLASSES = flags.DEFINE_list("classes", ["5", "10", "100", "1000"], "Numbers of classes.")
 _BATCH = flags.DEFINE_integer("batch_size", 100, "Images in a step.", lower_bound=1)
 _SECONDS = flags.DEFINE_float("seconds", 3.0, "Of one timed call, about.", lower_bound=0.0)
@@ -62,6 +64,11 @@ class _Training:
 
     def __init__(self, estimator: str, num_classes: int):
         config = configuration.load(f"{_CONFIG.value}:digits")
+        if config.task != "semisupervised":
+            raise ConfigError(
+                f"--config must be one of the task semisupervised, without an argument; "
+                f"{_CONFIG.value} is of the task {config.task}"
+            )
         config.estimator = estimator
         config.batch_size = _BATCH.value
         config.model.num_classes = num_classes
@@ -97,18 +104,6 @@ class _Training:
         self.seconds = steps * of_step
 
 
-def available_bytes() -> int:
-    """Memory of the device, or of this machine, that is free now."""
-    stats = jax.devices()[0].memory_stats()
-    if stats and "bytes_limit" in stats:
-        return stats["bytes_limit"] - stats["bytes_in_use"]
-    try:
-        lines = Path("/proc/meminfo").read_text().splitlines()
-        return next(int(line.split()[1]) * 1024 for line in lines if "MemAvailable" in line)
-    except (OSError, StopIteration):
-        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-
-
 def measure(num_classes: int) -> list[Row]:
     """A row for each way of inference."""
     rows: list[Row] = []
@@ -123,7 +118,8 @@ def measure(num_classes: int) -> list[Row]:
         with waiting(f"K = {num_classes:,}, {name}: compiling"):
             one = _Training(estimator, num_classes)
         row["memory_bytes"] = one.bytes
-        if one.bytes > (free := available_bytes()):
+        free = loop.memory_available()
+        if free is not None and one.bytes > free:
             row["error"] = f"out of memory: {_gib(one.bytes)} asked for, {_gib(free)} free"
             print(f"K = {num_classes:,}, {name}: {row['error']}", flush=True)
             continue
@@ -131,6 +127,8 @@ def measure(num_classes: int) -> list[Row]:
             with waiting(f"K = {num_classes:,}, {name}: timing one step, compiling several"):
                 one.prepare(_SECONDS.value)
         except jax.errors.JaxRuntimeError as error:
+            if "RESOURCE_EXHAUSTED" not in str(error):
+                raise
             row["error"] = f"out of memory: {str(error).splitlines()[0][:150]}"
             print(f"K = {num_classes:,}, {name}: {row['error']}", flush=True)
             continue

@@ -34,7 +34,7 @@ _TARGET = flags.DEFINE_float("target", 0.45, "t of |b - t| ** power.", 0.0, 1.0)
 _POWER = flags.DEFINE_float("power", 2.0, "p of |b - t| ** p.", 1.0)
 _UNITS = flags.DEFINE_integer("units", 1, "Units, over which the cost is the mean.", 1)
 _KEYS = flags.DEFINE_integer("keys", 1_000_000, "Estimates of each, a multiple of 20,000.", 20_000)
-_STEPS = flags.DEFINE_integer("steps", 2_000, "Optimisation steps.", lower_bound=1)
+_STEPS = flags.DEFINE_integer("steps", 2_000, "Steps of descent, a multiple of 20.", lower_bound=20)
 _SEEDS = flags.DEFINE_integer("seeds", 100, "Runs of each estimator.", lower_bound=2)
 _ESTIMATORS = flags.DEFINE_multi_enum(
     "estimator", [], list(ESTIMATORS), "To take part beside gumbel_softmax; default: all."
@@ -94,7 +94,7 @@ def variance_rows(config: ConfigDict, names: list[str], num_keys: int) -> list[R
         for row in measured:
             del row["reference_error"]  # there is none
             rows.append({"logit": logit} | row)
-        progress.close()
+    progress.close()
     return rows
 
 
@@ -128,7 +128,8 @@ def curve_rows(config: ConfigDict, names: list[str], steps: int, seeds: int) -> 
                     "probability": float(np.asarray(jax.nn.sigmoid(logits), np.float64).mean()),
                 }
             )  # fmt: skip
-            states, _ = run(states)
+            if step < steps:
+                states, _ = run(states)
         say(f"{name}: loss {rows[-1]['loss']:.4f} after {steps:,} steps")
         progress.show(number, {})
     progress.close()
@@ -138,6 +139,8 @@ def curve_rows(config: ConfigDict, names: list[str], steps: int, seeds: int) -> 
 def main() -> None:
     if _KEYS.value % 20_000:
         raise ConfigError(f"--keys must be a multiple of 20,000; got {_KEYS.value}")
+    if _STEPS.value % _SCAN:
+        raise ConfigError(f"--steps must be a multiple of {_SCAN}; got {_STEPS.value}")
     config = config_of(_TARGET.value, _POWER.value, _UNITS.value)
     out = Path(_OUT.value)
     target, power = _TARGET.value, _POWER.value

@@ -38,6 +38,7 @@ def draw_overlay(
         rows_of_panels, len(titles), figsize=(2 + 5 * len(titles), height), squeeze=False,
         layout="constrained",
     )  # fmt: skip
+    dotted = False
     for (task, title), column in zip(titles.items(), grid.T, strict=True):
         here = [row for row in rows if row["task"] == task and row["test_nats"] is not None]
         last = max((row["step"] for row in here), default=1)
@@ -52,6 +53,7 @@ def draw_overlay(
                     if cell["other_settings"]:
                         style |= {"label": f"{estimator}, other settings", "linestyle": ":"}
                     if of_cell:
+                        dotted = dotted or style["linestyle"] == ":"
                         shown += _seeds(ax, of_cell, **style)
                 if ours and (task, estimator) in paper:
                     steps, nats = (np.array(one) for one in paper[task, estimator])
@@ -76,10 +78,12 @@ def draw_overlay(
             ax.set_ylim(low - 0.5, min(max(shown, default=1) + 0.5, low + 22))
     for ax in grid[:, 0]:
         ax.set_ylabel("test nats per image (lower is better)")
-    solid = "ours"
+    about = ["solid: ours"]
     if some := {row["test_images"] for row in rows if row.get("test_images")}:
-        solid += f" (of {min(some):,} test\nimages before the last point)"
-    legend(figure, grid, f"solid: {solid}\ndotted: ours, other settings\ndashed: the paper's")
+        about[0] += f" (of {min(some):,} test images,\nof all at the tested step)"
+    if dotted:
+        about.append("dotted: ours, other settings")
+    legend(figure, grid, "\n".join([*about, "dashed: the paper's"]))
     return save(figure, path)
 
 
@@ -93,13 +97,16 @@ def _on_plot(steps: np.ndarray, nats: np.ndarray, last: int) -> tuple[np.ndarray
 def _seeds(
     axes, rows: Sequence[Mapping[str, Any]], value: str = "test_nats", **style: Any
 ) -> list[float]:
-    """Mean over seeds of a column and their range; returns the means of the second half."""
+    """Mean over seeds of a column and their range.
+
+    Returns what a plot should show: the means of the second half, and the least of all.
+    """
     steps = sorted({row["step"] for row in rows})
     values = [[row[value] for row in rows if row["step"] == step] for step in steps]
     low, mean, high = ([float(f(v)) for v in values] for f in (min, np.mean, max))
     axes.plot(steps, mean, **style)
     axes.fill_between(steps, low, high, color=style["color"], alpha=0.2, linewidth=0)
-    return [v for step, v in zip(steps, mean, strict=True) if step >= steps[-1] / 2]
+    return [min(mean), *(v for at, v in zip(steps, mean, strict=True) if at >= steps[-1] / 2)]
 
 
 def _lower_envelope(paper, task: str, last: int) -> tuple[list[int], list[float]]:

@@ -106,10 +106,15 @@ def make(table: Table, found: Found) -> Report:
       found: runs of all tables; those that do not belong to this one are left out.
 
     Raises:
-      ReportError: all runs are pilots.
+      ReportError: all runs are pilots, or they are on several data sets.
       RecordError: a run lacks a metric or a field.
     """
     runs = [run for run in found.runs if table.belongs(run)]
+    if len(names := {str(run.config.get("data.name")) for run in runs}) > 1:
+        raise ReportError(
+            f"{table.title}: the runs are on several data sets ({', '.join(sorted(names))}); "
+            "report those of each apart"
+        )
     pilots = table.pilot_rows(runs, found.pilots[table.name])
     cells = table.cells(runs, pilots)
     if not cells:

@@ -5,7 +5,7 @@ import html as entities
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 
-from experiments.reporting.table import Block, Cell, Measure, Table
+from experiments.reporting.table import Block, Cell, Measure, Table, is_on_mnist
 
 _OTHER_SETTINGS = (
     "A number such as [1] marks a cell with settings that most estimators of its column",
@@ -69,10 +69,12 @@ class Grid:
             *_about_seeds(cells, measure),
             *(_OTHER_SETTINGS if notes else ()),
         ]
+        columns = {cell.column: cell.column for cell in cells}
+        columns = {**table.titles, **{k: v for k, v in columns.items() if k not in table.titles}}
         rows = []
         for row in _rows(self, table, cells):
             first, second = [], []  # the second for other settings, where there are both
-            for column in table.titles:
+            for column in columns:
                 of_both = [cell for cell in cells if (cell.column, cell.row) == (column, row)]
                 of_both.sort(key=lambda cell: bool(cell.other_settings))
                 texts = [self._text(cell, cells, measure, notes) for cell in of_both]
@@ -81,11 +83,11 @@ class Grid:
             rows.append([f"`{row}`", *first])
             if any(second):
                 rows.append([f"`{row}`, other settings", *second])
-        if self.last_line is not None:
+        if self.last_line is not None and is_on_mnist(cells[0].runs[0]):
             name, of_column = self.last_line(steps)
-            rows.append([name, *(of_column.get(column, "") for column in table.titles)])
+            rows.append([name, *(of_column.get(column, "") for column in columns)])
         below = [f"* [{number}] {text}" for text, number in notes.items()]
-        return Block(above, [self.rows_are, *table.titles.values()], rows, below)
+        return Block(above, [self.rows_are, *columns.values()], rows, below)
 
     def _text(
         self, cell: Cell, cells: Sequence[Cell], measure: Measure, notes: Mapping[str, int]
@@ -129,8 +131,9 @@ def _about_seeds(cells: Sequence[Cell], measure: Measure) -> list[str]:
     if min(seeds) == 1:
         which = "One seed each" if max(seeds) == 1 else "Without ±: one seed"
         lines += [
-            f"{which}: how far another seed would move a cell is not known, so that none is bold,",
-            "and differences of less than 1 nat are not ordered.",
+            f"{which}: how far another seed would move a cell is not known, so that none is bold"
+            f"{',' if measure.nats else '.'}",
+            *["and differences of less than 1 nat are not ordered."] * measure.nats,
         ]
     return lines
 

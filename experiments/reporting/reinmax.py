@@ -100,7 +100,7 @@ GREY = Table(
     draw=draw,
 )
 
-_COST = Measure("test/cost", digits=4)
+_COST = Measure("test/cost", digits=6, nats=False)
 
 POLYNOMIAL = Table(
     name="polynomial",

@@ -50,6 +50,11 @@ class Cell(NamedTuple):
         return self.runs[0].config_hash
 
 
+def is_on_mnist(run: Run) -> bool:
+    """Whether a run is on the images of all published values, or has no data at all."""
+    return run.config.get("data.name", "mnist") in ("mnist", "binarized_mnist")
+
+
 Reference = Callable[[str, str, int], float | None]
 """The published value at a column, row and number of steps; None where there is none."""
 
@@ -75,6 +80,8 @@ class Measure:
     """Concerns the scaled number."""
     digits: int = 2
     """Digits after the point in Markdown."""
+    nats: bool = True
+    """Whether it is in nats, of which one seed cannot order differences of less than 1."""
     reference: Reference = lambda column, row, steps: None
 
     def values(self, runs: Sequence[Run]) -> list[float]:
@@ -92,6 +99,9 @@ class Measure:
         return self.mean(cell).error
 
     def published(self, cell: Cell) -> float | None:
+        """The published value; None of runs on other data than published ones."""
+        if not is_on_mnist(cell.runs[0]):
+            return None
         return self.reference(cell.column, cell.row, cell.steps)
 
     def best(self, cell: Cell) -> float:
@@ -127,9 +137,8 @@ class Point(NamedTuple):
     run: Run
     at: Row
     """The row of metrics.jsonl."""
-    is_last: bool
-    last: Row
-    """The last row of the run that is a point."""
+    tested: Row
+    """The row of the step whose parameters were tested; empty where there is none."""
     cell: str | None
     """The hash of the cell that the run is a seed of; None for one that was not chosen."""
 
@@ -140,18 +149,18 @@ class Along:
 
     field: str
     scale: float = 1.0
-    ends_in: str = ""
-    """The metric of the result that the curve ends in. Before the end ``field``, which concerns
-    only a part of the same images, is moved by the difference of the two at the end."""
+    tested: str = ""
+    """The metric of the result that the curve passes through at the tested step. ``field``, which
+    concerns only a part of the same images, is moved by its difference to that metric there."""
 
     def __call__(self, point: Point) -> float | None:
         value = point.at.get(self.field)
-        if self.ends_in and self.ends_in in point.run.result:
-            end, last = point.run.value(self.ends_in), point.last.get(self.field)
-            if point.is_last:
-                value = end
+        if self.tested and self.tested in point.run.result:
+            tested, there = point.run.value(self.tested), point.tested.get(self.field)
+            if point.at is point.tested:
+                value = tested
             else:
-                value = None if value is None or last is None else value - last + end
+                value = None if value is None or there is None else value - there + tested
         return None if value is None else self.scale * value
 
 
@@ -278,9 +287,10 @@ class Table:
             metric = self.curves_metric or self.choice.field
             evaluated = [row for row in run.rows if row.get(metric) is not None]
             cell = cell_of.get((run.config_hash, run.seed))
+            step = run.result.get("selected_step", run.steps)
+            tested = next((row for row in evaluated if row["step"] == step), {})
             for row in evaluated:
-                last = evaluated[-1]
-                point = Point(run, row, row is last, last, cell and cell.config_hash)
+                point = Point(run, row, tested, cell and cell.config_hash)
                 rows.append({name: of(point) for name, of in self.curves.items()})
         return rows
 

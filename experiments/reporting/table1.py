@@ -77,11 +77,13 @@ def table(curves: paper.Curves) -> Table:
 
     def draw(rows: Sequence[Row], curve_rows: Sequence[Row], folder: Path) -> list[Path]:
         paths = []
+        # Not beside other data, whose rows have no published value.
+        paper_curves = curves if any(row["paper_nats"] is not None for row in rows) else {}
         for name, tasks in _FIGURES.items():
             if any(row["task"] in tasks for row in curve_rows):
                 titles = {one: TASKS[one] for one in tasks}
                 path = folder / f"{name}.png"
-                paths.append(figures.draw_overlay(curve_rows, rows, curves, titles, path))
+                paths.append(figures.draw_overlay(curve_rows, rows, paper_curves, titles, path))
         return paths
 
     return Table(
@@ -145,7 +147,7 @@ def table(curves: paper.Curves) -> Table:
             "step": lambda point: point.at["step"],
             "loss": Along("loss"),
             "valid_nats": Along("valid/nll"),
-            "test_nats": Along("curve/nll", ends_in="test/nll"),
+            "test_nats": Along("curve/nll", tested="test/nll"),
             "test_images": lambda point: point.run.config.get("evaluation.curve_images") or None,
             "row": lambda point: point.cell,
             "run": lambda point: point.run.config_hash,

@@ -24,6 +24,11 @@ from experiments.tasks.checks import ConfigError, fields, no_field
 
 _LONGEST = 500
 """Characters of a message."""
+ERRORS = (
+    ConfigError, DataError, RecordError, ReportError, OSError, MemoryError,
+    jax.errors.JaxRuntimeError,
+)  # fmt: skip
+"""What :func:`one_line_errors` may report in one line."""
 _QUICK: dict[str, Any] = {}
 """Values of the flags of this command's ``--quick``."""
 
@@ -73,27 +78,27 @@ def run(main: Any) -> None:
     app.run(command, flags_parser=_parse)
 
 
+def can_be_put_right(error: Exception) -> bool:
+    """Whether a user can put one of :data:`ERRORS` right: of jax's only a full memory."""
+    is_of_jax = isinstance(error, jax.errors.JaxRuntimeError)
+    return not is_of_jax or "RESOURCE_EXHAUSTED" in str(error)
+
+
 @contextlib.contextmanager
 def one_line_errors() -> Iterator[None]:
     """End the process with one line for every error that a user can put right."""
     try:
         yield
-    except (ConfigError, DataError, RecordError, ReportError, OSError) as error:
-        # Orbax leaves coroutines open over a damaged checkpoint, reported in 300 lines at exit.
-        sys.unraisablehook = lambda _: None
-        sys.exit(f"error: {_one_line(error)}")
     except PeerLost as error:
         say(f"stopped: {error}")
         sys.stdout.flush()
         os._exit(1)  # else jax would wait for the processes that have ended
-    except (MemoryError, jax.errors.JaxRuntimeError) as error:
-        if not isinstance(error, MemoryError) and "RESOURCE_EXHAUSTED" not in str(error):
+    except ERRORS as error:
+        if not can_be_put_right(error):
             raise
-        sys.exit(
-            f"error: the memory is full ({_one_line(error)[:200]}). What was saved is kept; lower "
-            "config.batch_size, config.evaluation.* or the sizes in config.model, or --together "
-            "of a sweep"
-        )
+        # Orbax leaves coroutines open over a damaged checkpoint, reported in 300 lines at exit.
+        sys.unraisablehook = lambda _: None
+        sys.exit(f"error: {told(error)}")
     except Diverged as error:
         sys.exit(f"stopped: {error}")
     except Interrupted as message:
@@ -134,6 +139,17 @@ def _parse(argv: Sequence[str]) -> list[str]:
     except Exception as error:  # absl and ml_collections raise many kinds, some with long texts
         sys.exit(f"{program}: error: {_one_line(error)}")
     explain.print_and_exit(text)
+
+
+def told(error: Exception) -> str:
+    """An error in one line, with what to do about a full memory."""
+    if isinstance(error, MemoryError | jax.errors.JaxRuntimeError):
+        return (
+            f"the memory is full ({_one_line(error)[:200]}). What was saved is kept; lower "
+            "config.batch_size, config.evaluation.* or the sizes in config.model, or --together "
+            "of a sweep"
+        )
+    return _one_line(error)
 
 
 def _one_line(error: Exception) -> str:

@@ -107,6 +107,14 @@ def check(config: ConfigDict) -> ConfigDict:
     base.hyperparams(config)  # raises for schedules
     task.check(config, checks)
     checks.floats()
+    # Else the first value would be another one than the config says.
+    if config.temperature.schedule == "exponential":
+        initial = config.temperature.initial
+        at_most = f"at most config.temperature.initial, {initial:g}"
+        checks.require("temperature.floor", config.temperature.floor <= initial, at_most)
+    if config.slope.schedule == "linear":
+        at_least = f"at least config.slope.initial, {config.slope.initial:g}"
+        checks.require("slope.cap", config.slope.cap >= config.slope.initial, at_least)
     return config
 
 

@@ -10,10 +10,11 @@ import jax.numpy as jnp
 import numpy as np
 
 from experiments.running.trained import Trained
+from experiments.storage import records
 from experiments.storage.files import write_json
 from experiments.storage.provenance import portable, provenance
 from experiments.tasks.base import KEY, Function
-from experiments.tasks.checks import ConfigError
+from experiments.tasks.checks import ConfigError, fields
 
 PLATFORMS = ("cpu", "cuda", "tpu")
 
@@ -52,7 +53,7 @@ def export(model: Trained, folder: Path) -> list[Path]:
         {
             "platforms": PLATFORMS,
             "functions": about,
-            "config": model.config.to_dict(),
+            "config": {n: v for n, v in fields(model.config) if n not in records.PLACES},
             "provenance": portable(provenance()),
         },
     )

@@ -288,7 +288,9 @@ class _Member:
         self._train_seconds += seconds
         if evaluates:
             self._value = value = row[self.selected]
-            if _better(self.experiment.select, value, float(self.best["value"])):
+            # As it is kept: of two that are equal the first stays.
+            kept = float(np.float32(value)), float(self.best["value"])
+            if _better(self.experiment.select, *kept):
                 self.best = {
                     "params": state.params, "step": state.step, "value": jnp.float32(value)
                 }  # fmt: skip

@@ -17,7 +17,6 @@ from typing import Any
 
 from absl import flags
 
-from experiments.data import DataError
 from experiments.running import command_line, loop
 from experiments.running.terminal import say
 from experiments.storage.files import read_json
@@ -43,7 +42,9 @@ def run(job: Sequence[Point], folder: Path) -> Sequence[dict[str, Any] | Excepti
     except loop.Interrupted as message:
         say(str(message))
         raise KeyboardInterrupt from None
-    except DataError as error:
+    except command_line.ERRORS as error:  # the other jobs go on
+        if not command_line.can_be_put_right(error):
+            raise
         return [error] * len(job)
 
 
@@ -62,7 +63,7 @@ def main() -> None:
     outcomes = run(job, Path(_FOLDER.value))
     errors = [(p, one) for p, one in zip(job, outcomes, strict=True) if isinstance(one, Exception)]
     for point, error in errors:
-        say(f"{point.hash}: {error}")
+        say(f"{point.hash}: {command_line.told(error)}")
     sys.exit(bool(errors))
 
 

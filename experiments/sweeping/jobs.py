@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from experiments.running import command_line
 from experiments.running.interrupts import StopRequest
 from experiments.running.terminal import say
 from experiments.storage.files import write_json
@@ -60,11 +61,12 @@ def command(workdir: Path, job: Sequence[Point]) -> list[str]:
 
 
 def error_of(log: Path, point: Point, code: int) -> str:
-    """The last line of a job's log about the point, which names what was wrong."""
+    """What was wrong: the last line of a job's log about the point, or the signal that ended it."""
     text = log.read_text() if log.exists() else ""
     lines = [line for line in text.splitlines() if line.strip()]
     own = [line.partition(": ")[2] for line in lines if line.startswith(f"{point.hash}: ")]
-    return (own or lines or [f"ended with status {code}"])[-1]
+    killed = [f"killed by signal {-code}"] if code < 0 else []
+    return (own or killed or lines or [f"ended with status {code}"])[-1]
 
 
 class _Running(NamedTuple):
@@ -152,6 +154,6 @@ def run_here(jobs: Sequence[list[Point]], workdir: Path) -> Iterator[Outcome]:
     for job in jobs:
         for point, outcome in zip(job, job_command.run(job, workdir / "points"), strict=True):
             if isinstance(outcome, Exception):
-                yield Outcome(point, None, str(outcome))
+                yield Outcome(point, None, command_line.told(outcome))
             else:
                 yield Outcome(point, outcome)

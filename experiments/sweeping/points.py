@@ -180,12 +180,15 @@ def concerning(point: Point, names: Sequence[str]) -> list[str]:
     """Those of the fields that the config of a point has and its training reads."""
     seen = identity_in_training(point.config)
     unread = [of for of in ("temperature", "slope") if of not in seen]
+    # Of a multi-sample objective the number is that of its bound, whatever the estimator.
+    is_of_bound = point.config.get("objective", "elbo") != "elbo"
+    reads_samples = is_of_bound or ESTIMATORS[point.config.estimator].num_samples is not None
     return [
         name
         for name in names
         if point.field(name) is not None
         and (name in seen or name.partition(".")[0] not in unread)
-        and not (name == "num_samples" and not ESTIMATORS[point.config.estimator].num_samples)
+        and (name != "num_samples" or reads_samples)
     ]
 
 
@@ -212,8 +215,10 @@ def jobs(points: Sequence[Point], together: int) -> Iterator[list[Point]]:
 
 
 def pilots(sweep: Sweep, num_steps: int) -> list[Point]:
-    """Short runs of all points of the first seed, which do not read the test set."""
-    seed = sweep.points[0].config.seed
+    """Short runs of all points, with the first seed of each kind; they do not read the test set."""
+    seeds: dict[str, int] = {}
+    for point in sweep.points:
+        seeds.setdefault(_kind(sweep, point), point.config.seed)
     short = {
         "num_steps": num_steps,
         "eval_every": num_steps,
@@ -223,7 +228,7 @@ def pilots(sweep: Sweep, num_steps: int) -> list[Point]:
     return [
         resolve(point.overrides | {k: v for k, v in short.items() if point.field(k) is not None})
         for point in sweep.points
-        if point.config.seed == seed
+        if point.config.seed == seeds[_kind(sweep, point)]
     ]
 
 

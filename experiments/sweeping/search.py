@@ -60,7 +60,12 @@ def _choice(name: str, choices: list[Any]) -> Callable[[Any], Any]:
 def _interval(name: str, kind: type, low: Any, high: Any, log: bool) -> Callable[[Any], Any]:
     if kind is int:
         return lambda trial: trial.suggest_int(name, low, high, log=log)
-    return lambda trial: float(f"{trial.suggest_float(name, low, high, log=log):.{_DIGITS}g}")
+
+    def take(trial: Any) -> float:
+        rounded = float(f"{trial.suggest_float(name, low, high, log=log):.{_DIGITS}g}")
+        return min(high, max(low, rounded))
+
+    return take
 
 
 def propose(

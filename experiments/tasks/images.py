@@ -31,6 +31,14 @@ class Images(NamedTuple):
     """``prepare(key, stored)``: a training image for the loss; draws a dynamic binarisation."""
     to_float: Callable[[Array], Array]
     """A stored held-out image for evaluation."""
+    pictured: str
+    """What pictures show: "test" images, or "validation" ones where the test set is not read."""
+
+    def to_picture(self) -> Array:
+        """The images of that split, ``[n, d]``."""
+        held_out = self.held_out
+        split = held_out.test if self.pictured == "test" else held_out.valid
+        return self.to_float(jnp.asarray(split.images))
 
 
 def center(config: ConfigDict, mean: np.ndarray) -> Array | None:
@@ -63,7 +71,8 @@ def images_of(config: ConfigDict, dataset: Dataset) -> Images:
         return (x > threshold).astype(jnp.float32)
 
     mean = train.train.images.mean(axis=0, dtype=np.float64) / train.max_value
-    return Images(train, held_out, mean.reshape(dataset.shape), prepare, to_float)
+    pictured = "test" if config.evaluation.test_samples else "validation"
+    return Images(train, held_out, mean.reshape(dataset.shape), prepare, to_float, pictured)
 
 
 def bound_splits(

@@ -157,8 +157,7 @@ def build(config: ConfigDict, dataset: Dataset) -> Task:
 def _pictures(model, params, key, images, half) -> dict[str, Picture]:
     """Test images, and several predictions of their lower halves from the upper ones."""
     key_rows, key_predict = random.split(key)
-    test = images.to_float(jnp.asarray(images.held_out.test.images))
-    originals = random.choice(key_rows, test, (10,), replace=False)
+    originals = random.choice(key_rows, images.to_picture(), (10,), replace=False)
 
     def predict(key, image):
         lower = jax.nn.sigmoid(predict_logits(model, params, key, image[:half], 6))
@@ -171,7 +170,7 @@ def _pictures(model, params, key, images, half) -> dict[str, Picture]:
     return {
         "completions": Picture(
             rows.reshape(*rows.shape[:2], *images.mean.shape),
-            "Lower halves predicted from upper ones (test images)",
+            f"Lower halves predicted from upper ones ({images.pictured} images)",
             labels,
         )
     }

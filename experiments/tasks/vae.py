@@ -211,27 +211,28 @@ def _pictures(model, params, key, images) -> dict[str, Picture]:
     """Reconstructions, samples from the prior, and how often each class is used."""
 
     @jax.jit  # one program in place of a hundred small ones
-    def arrays(params, key, test):
+    def arrays(params, key, held_out):
         key_rows, key_reconstruct, key_generate = random.split(key, 3)
-        originals = random.choice(key_rows, test, (10,), replace=False)
+        originals = random.choice(key_rows, held_out, (10,), replace=False)
         draw = functools.partial(reconstruct, model, params)
         decoded = jax.vmap(draw)(random.split(key_reconstruct, 10), originals)
         new = functools.partial(generate, model, params)
         samples = jax.vmap(new)(random.split(key_generate, 100))
         classes = functools.partial(posterior, model, params)
-        use = jnp.mean(jax.lax.map(classes, test, batch_size=1_000), axis=0)
+        use = jnp.mean(jax.lax.map(classes, held_out, batch_size=1_000), axis=0)
         return originals, decoded, samples, use
 
-    test = images.to_float(jnp.asarray(images.held_out.test.images))
-    originals, decoded, samples, use = arrays(params, key, test)
+    originals, decoded, samples, use = arrays(params, key, images.to_picture())
     return {
         "reconstructions": Picture(
             jnp.stack([originals, decoded]).reshape(2, 10, *images.mean.shape),
-            "Reconstructions of test images",
+            f"Reconstructions of {images.pictured} images",
             ("image", "decoded"),
         ),
         "samples": Picture(samples.reshape(10, 10, *images.mean.shape), "Samples from the prior"),
-        "class_use": Picture(use, "Share of the test set in each class of each latent"),
+        "class_use": Picture(
+            use, f"Share of {images.pictured} images in each class of each latent"
+        ),
     }
 
 

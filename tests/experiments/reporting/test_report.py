@@ -48,6 +48,36 @@ def test_folders_that_cannot_serve_are_reported_in_one_line(place, tmp_path):
     assert not (tmp_path / "report").exists()
 
 
+def test_runs_of_several_data_sets_are_not_compared_and_other_ones_not_with_the_paper(tmp_path):
+    write_run(tmp_path, "a", "gumbel_softmax", 1e-3, 0, 109.0, 107.5)
+    assert "| 107.50 (106.7) |" in report(tmp_path / "mnist", tmp_path)
+    write_run(tmp_path, "b", "rloo", 1e-3, 0, 50.0, 40.0, **{"data.name": "digits"})
+    ended = command(f"--runs={tmp_path}")
+    assert ended.returncode == 1
+    assert ended.stderr.startswith(
+        "error: Table 1: test nats by estimator: the runs are on several"
+    )
+    assert ended.stderr.endswith("(digits, mnist); report those of each apart\n")
+    shutil.rmtree(tmp_path / "points" / "a")
+    shown = report(tmp_path / "digits", tmp_path)
+    assert "| 40.00 |" in shown
+    assert "the paper's best" not in shown
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--cells", "--runs=a"], "--cells concerns results/ alone and excludes --runs"),
+        (["--check", "--cells"], "--check concerns results/ alone and excludes --cells"),
+        (["--runs=a", "--html=b", "--out=c"], "--html writes one page instead of the tables in"),
+    ],
+)
+def test_options_that_exclude_each_other_are_refused(options, message):
+    ended = command(*options)
+    assert ended.returncode == 1
+    assert ended.stderr.startswith(f"error: {message}")
+
+
 def test_neither_reading_runs_nor_writing_a_table_imports_jax_or_flax(tmp_path):
     write_run(tmp_path, "a", "reinmax", 1e-3, 0, 109.0, 107.5)
     code = f"""

@@ -63,6 +63,19 @@ def test_curves_end_in_the_result_and_pilots_are_kept_apart(written):
     assert (pilot["estimator"], pilot["valid_nats"], pilot["steps"]) == ("darn", 99.0, 100)
 
 
+def test_a_curve_passes_through_the_tested_value_at_the_step_that_was_tested(tmp_path):
+    """Where validation chose an earlier step, the curve of fewer images goes on behind it."""
+    folder = write_run(tmp_path, "a", "rloo", 1e-3, 0, 109.0, 107.5)
+    result = json.loads((folder / "result.json").read_text())
+    (folder / "result.json").write_text(json.dumps(result | {"selected_step": 25_000}))
+    out = tmp_path / "out"
+    report(out, tmp_path)
+    curve = {row["step"]: row["test_nats"] for row in read(out / "curves.csv")}
+    assert curve == {25_000: 107.5, 50_000: 105.5}  # the curve falls by 2 there
+    report(tmp_path / "again", out)
+    assert (tmp_path / "again" / "curves.csv").read_text() == (out / "curves.csv").read_text()
+
+
 def test_the_table_is_printed_and_provenance_kept_without_places(written):
     out, printed = written
     assert "| `gumbel_softmax` |  | 59.00 (65.5) |  | 108.50 ± 0.50 (106.7) |" in printed

@@ -33,7 +33,7 @@ def test_a_killed_worker_s_point_is_started_again_as_often_as_asked(
     other.mkdir()
     ended = outcomes_of([[a]], other, place, retries=1)
     assert ended[a.hash].result is None
-    assert ended[a.hash].error == "ended with status -9"
+    assert ended[a.hash].error == "killed by signal 9"
 
 
 def test_a_failed_point_is_reported_with_its_last_word_and_not_started_again(

@@ -177,6 +177,15 @@ def test_a_point_that_diverges_counts_as_failed_and_is_never_the_best(tmp_path, 
     assert rows_of(tmp_path / "sweep.csv")[0]["error"] == diverged.error
 
 
+def test_a_point_that_cannot_fit_into_memory_does_not_end_a_sweep_in_this_process(tmp_path, here):
+    short = {"num_steps": 10, "eval_every": 10, "log_every": 10}
+    sizes = [short | {"model.num_latents": latents} for latents in (900_000_000, 2)]
+    too_large, fine = outcomes.run(load(tmp_path, sizes), tmp_path, None)
+    assert too_large.result is None
+    assert "GB of memory" in too_large.error
+    assert fine.result["steps"] == 10
+
+
 def test_a_metric_with_maximize_chooses_the_highest(tmp_path, here, capsys):
     """As each result says of the metric that ``config.select`` names; the table has all metrics."""
     path = write_sweep(tmp_path, rates(3), "configs/semisup.py:digits", {})

@@ -154,6 +154,12 @@ def test_pilots_choose_for_each_kind_and_never_read_the_test_set(tmp_path, here)
     assert of == [("darn", 0.1, 0), ("darn", 0.1, 1), ("rloo", 0.2, 0), ("rloo", 0.2, 1)]
     assert {p.config.num_steps for p in full} == {100}
     assert points.chosen(sweep, {}) == []
+    # A kind that has other seeds has pilots as well.
+    other = [{"estimator": "rloo", "optimizer.learning_rate": 0.1, "seed": seed} for seed in (2, 1)]
+    path = write_sweep(tmp_path, [listed[0], *other])
+    path.write_text("PILOT = ('optimizer.learning_rate',)\n" + path.read_text())
+    found = points.pilots(points.load_sweep(str(path)), 40)
+    assert [(p.config.estimator, p.config.seed) for p in found] == [("darn", 0), ("rloo", 2)]
     # What pilots could not tell apart is run in full.
     assert len(points.chosen(sweep, dict.fromkeys(keys, 1.0))) == len(sweep.points)
 
@@ -270,3 +276,8 @@ def test_a_point_is_named_by_the_fields_that_its_training_reads():
     )
     fields = ("temperature.backward", "temperature.rate", "num_samples")
     assert points.concerning(backward, fields) == ["temperature.backward"]
+    bound = points.resolve(
+        {"config": "configs/cat_vae.py:digits", "objective": "vimco", "num_samples": 5}
+        | {"estimator": "score_function"}
+    )
+    assert points.concerning(bound, fields) == ["num_samples"]
