@@ -63,7 +63,7 @@ from jaxtyping import Array, Float, Key
 
 from gsm.distributions import check_key, check_logits
 from gsm.estimators import MAX_OUTCOMES, scalar_cost
-from gsm.registry import ESTIMATORS, Entry, Hyperparams
+from gsm.registry import ESTIMATORS, Hyperparams, entry_of, operator_of
 
 Gradient = Any
 """A pytree of arrays; a mapping's top level names the groups of parameters."""
@@ -368,6 +368,9 @@ def measure_batch(
 
     def some(keys):
         estimates = jax.vmap(lambda key: gradient(key, *arguments))(keys)
+        estimates = jax.tree.map(  # sums of many bfloat16 numbers lose the last of them
+            lambda x: x.astype(jnp.promote_types(x.dtype, jnp.float32)), estimates
+        )
         mean = jax.tree.map(lambda x: jnp.mean(x, axis=0), estimates)
         measured = jax.vmap(functools.partial(_lengths, reference))(estimates)
         squares, cosines = jax.tree.map(jnp.mean, measured)
@@ -473,7 +476,8 @@ def _descend(loss: Callable[..., Float[Array, ""]], keys, rate, params, *rest):
 
     def step(params, key):
         value, gradient = jax.value_and_grad(loss, 1)(key, params, *rest)
-        return jax.tree.map(lambda x, slope: x - rate * slope, params, gradient), value
+        lower = jax.tree.map(lambda x, slope: (x - rate * slope).astype(x.dtype), params, gradient)
+        return lower, value
 
     params, values = jax.lax.scan(step, params, keys)
     return values, params
@@ -687,10 +691,11 @@ def compare(
         surrogate, also for each example of a minibatch or in several nested layers. The two are
         distinguished by the number of arguments without a default, one or three.
       estimators: names of registry entries, or a mapping from names to operators, such as one of
-        your own or ``functools.partial(ESTIMATORS["relax"], control=...)``; a sampler of your own
-        becomes one by :func:`gsm.testing.from_sampler`. None: all entries but exact. Those that
-        cannot serve are left out and listed in ``skipped``: without the classes they need, without
-        a hyperparameter that has no default, or whose derivative f lacks.
+        your own or ``functools.partial(ESTIMATORS["relax"], control=...)``, or samplers that can be
+        called as ``sampler(key, logits)``. None: all entries but exact. Those that cannot serve
+        are left out and listed in ``skipped``: without the classes they need, without a
+        hyperparameter that has no default, or whose derivative f lacks. So are groups of parameters
+        whose reference gradient is 0.
       hyperparams: of registry entries.
       num_keys: estimates of each, a multiple of ``40 * at_once``.
       at_once: estimates that are vectorised together; memory grows with it.
@@ -772,8 +777,11 @@ def compare(
         reference, of, errors = _reference(key_reference, loss, params, hyperparams, reference_keys)
     else:
         of, errors = "given", {}
-    if not any(np.any(leaf) for leaf in jax.tree.leaves(jax.device_get(reference))):
+    if not _is_any(reference):
         raise ValueError(f"the reference gradient ({of}) is 0: nothing can be relative to it")
+    of_nothing = [name for name in _groups(reference) if not _is_any(_group(reference, name))]
+    for group in of_nothing:
+        skipped[f"params {group!r}"] = f"the reference gradient ({of}) is 0"
     measured = {
         # The same keys for each: what they share does not enter their differences.
         name: moments(gradient, (params,), reference, random.clone(key), num_keys, at_once)
@@ -790,6 +798,8 @@ def compare(
     for name, of_groups in measured.items():
         relative_time = seconds[name] / base
         for group, of_group in of_groups.items():
+            if group in of_nothing:
+                continue
             found = statistics(of_group)
             rows.append(
                 Row(
@@ -807,6 +817,11 @@ def compare(
                 )
             )
     return Comparison(rows, of, errors, skipped, budget, num_keys)
+
+
+def _is_any(gradient: Gradient) -> bool:
+    """Whether any component is not 0."""
+    return any(np.any(leaf) for leaf in jax.tree.leaves(jax.device_get(gradient)))
 
 
 def _error(found: Mapping[str, Statistic], num_estimates: int) -> float:
@@ -875,15 +890,9 @@ def _gradient_of(loss: Loss, operator: Operator) -> Callable[..., Gradient]:
 
 
 def _bind(operator: Any, hyperparams: Hyperparams) -> Operator:
-    if _entry(operator) is None:
-        return operator
+    if entry_of(operator) is None:
+        return operator_of(operator)
     return functools.partial(operator, hyperparams=hyperparams)
-
-
-def _entry(operator: Any) -> Entry | None:
-    while isinstance(operator, functools.partial):
-        operator = operator.func
-    return operator if isinstance(operator, Entry) else None
 
 
 def _count_evaluations(loss: Loss, params: Any, operator: Operator) -> int:
@@ -915,9 +924,10 @@ def _count_evaluations(loss: Loss, params: Any, operator: Operator) -> int:
 
 def _evaluations(operator: Operator, n: int, k: int) -> int:
     """Evaluations of f for one estimate: as the entry states, else counted as it runs."""
-    entry = _entry(operator)
-    if entry is not None:
-        keywords = operator.keywords if isinstance(operator, functools.partial) else {}
+    entry = entry_of(operator)
+    keywords = operator.keywords if isinstance(operator, functools.partial) else {}
+    # Another keyword, such as relax's eta=None, may change what the entry states.
+    if entry is not None and keywords.keys() <= {"num_samples", "control", "hyperparams"}:
         return entry.count_evaluations(n, k, keywords.get("num_samples"))
     count = 0
 

@@ -7,8 +7,9 @@ come from ``jax.vmap``. A Bernoulli unit is a two-class categorical with logits 
 
 Conventions that hold for every function:
 
-* Noise, softmax and argmax are computed in float32 whatever comes in, and only the result is cast:
-  Gumbel noise drawn in bfloat16 never exceeds 4.84 and samples the wrong distribution.
+* Samplers and log-probabilities compute in float32 whatever comes in, and only the result is cast:
+  Gumbel noise drawn in bfloat16 never exceeds 4.84 and samples the wrong distribution. The tables
+  of :func:`softmax`, :func:`log_softmax` and :func:`log_ratios` have the dtype of their logits.
 * A class with logit ``-inf`` has probability exactly 0 and gets a gradient of exactly 0. A variable
   whose classes are all ``-inf``, or that holds a NaN, gives NaN: never a silent class 0.
 * Samplers take ``where``, a boolean mask that broadcasts to the logits: where it is False the class
@@ -19,15 +20,16 @@ The examples assume ``import gsm, jax, jax.numpy as jnp``.
 """
 
 import functools
+import inspect
 import math
 from collections.abc import Callable, Sequence
 from typing import Any, TypeVar, cast
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import random
 from jax.custom_derivatives import SymbolicZero
-from jax.scipy.special import gammaln
 from jaxtyping import Array, Bool, Float, Int, Key, UInt32
 
 Logits = Float[Array, "*batch k"]
@@ -56,7 +58,7 @@ def check_key(key: Any, caller: str) -> None:
       >>> gsm.distributions.check_key(jax.random.key(0), "my_estimator")
     """
     dtype = getattr(key, "dtype", None)
-    if dtype == jnp.uint32 and jnp.shape(key) == (2,):  # jax.random.PRNGKey
+    if dtype == jnp.uint32 and jnp.shape(key) in ((2,), (4,)):  # jax.random.PRNGKey; of "rbg"
         return
     if dtype is None or not jnp.issubdtype(dtype, jax.dtypes.prng_key):
         raise TypeError(
@@ -95,6 +97,51 @@ def check_logits(logits: Any, caller: str) -> None:
         )
 
 
+def check_scalars(names: Sequence[str], values: Sequence[Any], caller: str) -> None:
+    """Raise ValueError, naming the caller, for a hyperparameter that is not a scalar.
+
+    An array would broadcast against variables and classes without a word.
+
+    Args:
+      names: of the arguments.
+      values: of the arguments; those whose name is not in :data:`SCALARS` are not checked.
+      caller: name of the function that was called, for the message.
+
+    Raises:
+      ValueError: one of them is an array with axes.
+
+    Example:
+      >>> gsm.distributions.check_scalars(["slope"], [jnp.ones(3)], "my_estimator")
+      Traceback (most recent call last):
+      ValueError: my_estimator: slope must be a scalar; got shape (3,): use jax.vmap over examples
+    """
+    for name, value in zip(names, values, strict=False):
+        if name in SCALARS and value is not None and jnp.ndim(value):
+            raise ValueError(
+                f"{caller}: {name} must be a scalar; got shape {jnp.shape(value)}: use jax.vmap "
+                "over examples"
+            )
+
+
+SCALARS = (
+    "temperature", "backward_temperature", "baseline", "variance", "slope", "eta", "gap",
+    "first_noise",
+)  # fmt: skip
+"""Arguments of samplers and operators that are scalars, and may be traced."""
+
+
+def _check_examples(caller: str, **tables: Array) -> None:
+    """Raise ValueError unless all are of one example, ``[n, k]``."""
+    shapes = {name: jnp.shape(table) for name, table in tables.items()}
+    first, *others = shapes.items()
+    if len(first[1]) != 2 or any(shape != first[1] for _, shape in others):
+        got = ", ".join(f"{name} {shape}" for name, shape in shapes.items())
+        raise ValueError(
+            f"{caller}: {' and '.join(shapes)} must be those of one example, [n, k]; got shape "
+            f"{got}; for a minibatch use jax.vmap"
+        )
+
+
 def _describe(value: Any) -> str:
     if hasattr(value, "dtype") and hasattr(value, "shape"):
         return f"an array of {value.dtype} with shape {tuple(value.shape)}"
@@ -122,10 +169,14 @@ def sampler(function: _Function) -> _Function:
       [0.0, 1.0, 0.0]
     """
 
+    names = tuple(inspect.signature(function).parameters)[2:]
+
     @functools.wraps(function)
     def checked(key, logits, *arguments, where=None, **keywords):
         check_key(key, function.__name__)
         check_logits(logits, function.__name__)
+        check_scalars(names, arguments, function.__name__)
+        check_scalars(tuple(keywords), tuple(keywords.values()), function.__name__)
         logits = jnp.asarray(logits)
         if where is not None:
             logits = _masked(logits, where, function.__name__)
@@ -206,7 +257,7 @@ def softmax(logits: Logits, temperature: Scalar = 1.0) -> Logits:
       Probabilities ``[..., k]``.
 
     Raises:
-      ValueError: the temperature is a Python number and not positive. A traced 0 gives NaN.
+      ValueError: the temperature is a number and not positive. The gradient at a traced 0 is NaN.
 
     Example:
       >>> gsm.distributions.softmax(jnp.zeros((2, 4))).tolist()[0]
@@ -229,7 +280,7 @@ def log_softmax(logits: Logits, temperature: Scalar = 1.0) -> Logits:
       Log-probabilities ``[..., k]``, in nats.
 
     Raises:
-      ValueError: the temperature is a Python number and not positive. A traced 0 gives NaN.
+      ValueError: the temperature is a number and not positive. The gradient at a traced 0 is NaN.
 
     Example:
       >>> jnp.exp(gsm.distributions.log_softmax(jnp.zeros((2, 4)))).round(3).tolist()[0]
@@ -649,7 +700,8 @@ def gumbel_top_k(
 
     Returns:
       Class indices ``[..., count]`` in the order drawn; the first alone is a Gumbel-Max sample. If
-      fewer than ``count`` classes are possible, impossible ones follow them.
+      fewer than ``count`` classes are possible, impossible ones follow them. All are -1 where no
+      class is possible or a logit is NaN.
 
     Raises:
       ValueError: more classes are asked than exist, or none.
@@ -666,7 +718,8 @@ def gumbel_top_k(
     if not 1 <= count <= logits.shape[-1]:
         raise ValueError(f"count must be between 1 and {logits.shape[-1]} classes; got {count}")
     logits = logits.astype(_compute_dtype(logits))
-    return jax.lax.top_k(logits + gumbel(key, logits.shape, logits.dtype), count)[1]
+    drawn = jax.lax.top_k(logits + gumbel(key, logits.shape, logits.dtype), count)[1]
+    return jnp.where(jnp.max(logits, axis=-1, keepdims=True) > -jnp.inf, drawn, -1)
 
 
 def gumbel_top_k_log_prob(indices: Int[Array, "n count"], logits: LogitsND) -> Float[Array, ""]:
@@ -677,7 +730,8 @@ def gumbel_top_k_log_prob(indices: Int[Array, "n count"], logits: LogitsND) -> F
       logits: unnormalised log-probabilities ``[n, k]``.
 
     Returns:
-      Scalar log-probability.
+      Scalar log-probability; ``-inf`` for an index that is no class, or a class that is drawn twice
+      or is impossible.
 
     Source: Plackett 1975; Luce 1959.
 
@@ -686,11 +740,17 @@ def gumbel_top_k_log_prob(indices: Int[Array, "n count"], logits: LogitsND) -> F
       >>> round(float(jnp.exp(gsm.gumbel_top_k_log_prob(order, jnp.zeros((1, 3)))) * 6), 3)
       1.0
     """
+    _check_examples("gumbel_top_k_log_prob", logits=logits)
     remaining, total = logits.astype(_compute_dtype(logits)), jnp.zeros(())
+    nothing = jnp.max(remaining, axis=-1) == -jnp.inf  # NaN, by convention
     for drawn in indices.T:
         one_hot = jax.nn.one_hot(drawn, logits.shape[-1], dtype=bool)
-        # The mass that is left is summed anew each time: 1 - sum(p) would cancel.
-        total += jnp.sum(jnp.where(one_hot, jax.nn.log_softmax(remaining, axis=-1), 0))
+        # Where all possible classes are drawn, what follows is impossible. The mass that is left is
+        # summed anew each time: 1 - sum(p) would cancel.
+        over = (jnp.max(remaining, axis=-1) == -jnp.inf) & ~nothing
+        log_p = jax.nn.log_softmax(jnp.where(over[:, None], 0, remaining), axis=-1)
+        of_drawn = jnp.sum(jnp.where(one_hot, log_p, 0), axis=-1)
+        total += jnp.sum(jnp.where(over | ~one_hot.any(axis=-1), -jnp.inf, of_drawn))
         remaining = jnp.where(one_hot, -jnp.inf, remaining)
     return total
 
@@ -760,6 +820,7 @@ def log_prob(z: LogitsND, logits: LogitsND) -> Float[Array, ""]:
       >>> round(float(jnp.exp(gsm.log_prob(z, jnp.zeros((2, 2))))), 3)
       0.25
     """
+    _check_examples("log_prob", z=z, logits=logits)
     return jnp.sum(log_probs(z, logits))
 
 
@@ -809,6 +870,7 @@ def log_prob_ratio(z: LogitsND, logits_p: LogitsND, logits_q: LogitsND) -> Float
       >>> round(float(jnp.exp(gsm.distributions.log_prob_ratio(z, uniform, certain))), 3)
       0.5
     """
+    _check_examples("log_prob_ratio", z=z, logits_p=logits_p, logits_q=logits_q)
     return jnp.vdot(z, log_ratios(logits_p, logits_q))
 
 
@@ -826,15 +888,17 @@ def log_ratios(logits_p: LogitsND, logits_q: LogitsND) -> Float[Array, "n k"]:
       >>> gsm.distributions.log_ratios(jnp.array([[0.0, 0.0]]), jnp.array([[0.0, 0.0]])).tolist()
       [[0.0, 0.0]]
     """
-    ratio = log_softmax(logits_p) - log_softmax(logits_q)
+    log_q = log_softmax(logits_q)
+    ratio = log_softmax(logits_p) - log_q
     table = jnp.where(logits_q > -jnp.inf, jnp.maximum(ratio, jnp.finfo(ratio.dtype).min), 0)
-    return jnp.where(jnp.isnan(logits_q), jnp.nan, table)
+    return jnp.where(jnp.isnan(log_q), jnp.nan, table)
 
 
 def _plogp(logit: Array, prob: Array, log_ratio: Array) -> Array:
     """``prob * log_ratio``, and 0 for classes of probability 0."""
-    # Not `logit > -inf`, which is false for NaN too and would hide it.
-    impossible = logit == -jnp.inf
+    # Not `logit > -inf`, which is false for NaN too and would hide it; nor where no class is
+    # possible, whose probabilities are NaN.
+    impossible = (logit == -jnp.inf) & (prob == 0)
     return jnp.where(impossible, 0, prob * jnp.where(impossible, 0, log_ratio))
 
 
@@ -851,6 +915,7 @@ def entropy(logits: LogitsND) -> Float[Array, ""]:
       >>> round(float(jnp.exp(gsm.distributions.entropy(jnp.zeros((2, 3))))), 3)
       9.0
     """
+    _check_examples("entropy", logits=logits)
     logits = logits.astype(_compute_dtype(logits))
     return -jnp.sum(_sum_over_classes(_plogp, logits, softmax(logits), log_softmax(logits)))
 
@@ -871,6 +936,7 @@ def kl_divergence(logits_q: LogitsND, logits_p: LogitsND) -> Float[Array, ""]:
       >>> float(gsm.distributions.kl_divergence(jnp.zeros((2, 3)), jnp.ones((2, 3))))
       0.0
     """
+    _check_examples("kl_divergence", logits_q=logits_q, logits_p=logits_p)
     logits_q, logits_p = (x.astype(_compute_dtype(x)) for x in (logits_q, logits_p))
 
     def term(logit, prob, log_q, log_p):
@@ -881,21 +947,23 @@ def kl_divergence(logits_q: LogitsND, logits_p: LogitsND) -> Float[Array, ""]:
 
 
 def check_positive(value: Scalar, name: str) -> None:
-    """Raise ValueError for a Python number that is not positive; a traced one is not checked.
+    """Raise ValueError for a number that is not positive; an array of JAX is not checked.
 
     Args:
       value: the argument to check.
       name: its name, for the message.
 
     Raises:
-      ValueError: it is a Python number and not positive.
+      ValueError: it is a number of Python or NumPy and not positive, or an array with axes.
 
     Example:
       >>> gsm.distributions.check_positive(-1.0, "temperature")
       Traceback (most recent call last):
       ValueError: temperature must be positive; got -1.0
     """
-    if isinstance(value, int | float) and not value > 0:
+    if jnp.ndim(value):
+        raise ValueError(f"{name} must be a scalar; got shape {jnp.shape(value)}")
+    if isinstance(value, int | float | np.generic | np.ndarray) and not value > 0:
         raise ValueError(f"{name} must be positive; got {value}")
 
 
@@ -910,7 +978,7 @@ def temper(scores: Float[Array, "..."], temperature: Scalar) -> Float[Array, "..
       ``scores / temperature``.
 
     Raises:
-      ValueError: the temperature is a Python number and not positive. A traced 0 gives NaN.
+      ValueError: the temperature is a number and not positive. The gradient at a traced 0 is NaN.
 
     Example:
       >>> gsm.distributions.temper(jnp.array([1.0, -jnp.inf]), 0.5).tolist()
@@ -925,7 +993,7 @@ def temper(scores: Float[Array, "..."], temperature: Scalar) -> Float[Array, "..
 
 @sampler
 def log_gumbel_softmax(
-    key: Key[Array, ""], logits: Logits, temperature: Scalar, *, where: Mask | None = None
+    key: Key[Array, ""], logits: Logits, temperature: Scalar = 1.0, *, where: Mask | None = None
 ) -> Logits:
     """Draw the logarithm of a Gumbel-Softmax sample; exact where the sample itself underflows.
 
@@ -940,7 +1008,7 @@ def log_gumbel_softmax(
       class is possible.
 
     Raises:
-      ValueError: the temperature is a Python number and not positive.
+      ValueError: the temperature is a number and not positive, or no scalar.
 
     Source: Maddison et al. 2017, section 3.3 ("ExpConcrete").
 
@@ -971,7 +1039,7 @@ def log_gumbel_softmax_log_density(
       Scalar log-density.
 
     Raises:
-      ValueError: the temperature is a Python number and not positive.
+      ValueError: the temperature is a number and not positive, or no scalar.
 
     Source: Maddison et al. 2017, appendix C.2 (checked by quadrature in the tests).
 
@@ -981,10 +1049,11 @@ def log_gumbel_softmax_log_density(
       >>> round(float(density), 3)
       0.25
     """
+    _check_examples("log_gumbel_softmax_log_density", log_z=log_z, logits=logits)
     check_positive(temperature, "temperature")
     n, k = logits.shape
     scores = logits - temperature * log_z
-    constant = gammaln(jnp.float32(k)) + (k - 1) * jnp.log(temperature)
+    constant = math.lgamma(k) + (k - 1) * jnp.log(temperature)
     tilt = jnp.sum(scores, axis=-1) - k * jax.nn.logsumexp(scores, axis=-1)
     return n * constant + jnp.sum(tilt)
 
@@ -1006,7 +1075,7 @@ def gumbel_softmax_log_density(
       Scalar log-density.
 
     Raises:
-      ValueError: the temperature is a Python number and not positive.
+      ValueError: the temperature is a number and not positive, or no scalar.
 
     Source: Jang et al. 2017, appendix B, equation 18; Maddison et al. 2017, equation 10.
 
@@ -1015,6 +1084,7 @@ def gumbel_softmax_log_density(
       >>> round(float(jnp.exp(gsm.gumbel_softmax_log_density(z, jnp.zeros((1, 2)), 1.0))), 3)
       1.0
     """
+    _check_examples("gumbel_softmax_log_density", z=z, logits=logits)
     log_z = jnp.log(z)
     return log_gumbel_softmax_log_density(log_z, logits, temperature) - jnp.sum(log_z)
 

@@ -38,7 +38,9 @@ The examples assume ``import gsm, jax, jax.numpy as jnp``.
 """
 
 import functools
+import inspect
 import math
+import operator
 from collections.abc import Callable
 from typing import Any, TypeVar, cast
 
@@ -166,7 +168,7 @@ def gumbel_softmax(
       ``z [..., k]`` on the simplex, differentiable in logits and temperature.
 
     Raises:
-      ValueError: the temperature is a Python number and not positive. A traced 0 gives NaN.
+      ValueError: the temperature is a number and not positive. The gradient at a traced 0 is NaN.
 
     Source: Jang et al. 2017, equation 2; Maddison et al. 2017. Unbiased for the relaxed objective,
     biased by O(temperature) for the discrete one, with variance O(1 / temperature).
@@ -208,7 +210,7 @@ def decoupled_gumbel_softmax(
       ``z [..., k]`` on the simplex, the value of :func:`gumbel_softmax` at ``temperature``.
 
     Raises:
-      ValueError: a temperature is a Python number and not positive.
+      ValueError: a temperature is a number and not positive, or no scalar.
 
     Source: Shah et al. 2024 (decoupled straight-through Gumbel-Softmax). Equal temperatures give
     :func:`gumbel_softmax`; ``temperature`` towards 0 gives
@@ -246,7 +248,7 @@ def st_gumbel_softmax(
       Exactly one-hot ``z [..., k]`` in the dtype of the logits.
 
     Raises:
-      ValueError: the temperature is a Python number and not positive.
+      ValueError: the temperature is a number and not positive, or no scalar.
 
     Source: Jang et al. 2017, section 2.2. Biased; the bias does not vanish as temperature falls.
 
@@ -280,7 +282,7 @@ def slope_annealed_st(
       Exactly one-hot ``z [..., k]``, drawn from ``softmax(logits)`` whatever the slope.
 
     Raises:
-      ValueError: the slope is a Python number and not positive.
+      ValueError: the slope is a number and not positive and finite.
 
     Source: Chung et al. 2017 (hierarchical multiscale RNN), section 3.2, whose hard sigmoid becomes
     the softmax. Biased, and more so the steeper it is.
@@ -295,6 +297,8 @@ def slope_annealed_st(
       [1.0, 1.0]
     """
     distributions.check_positive(slope, "slope")
+    if isinstance(slope, float) and math.isinf(slope):
+        raise ValueError("slope must be finite; got inf")
     soft = distributions.softmax(_in_float32(logits), 1 / slope)
     return _hard_with_gradient_of(gumbel_max(key, logits), soft).astype(logits.dtype)
 
@@ -323,7 +327,8 @@ def gumbel_rao(
 
     Raises:
       TypeError: the logits are not floats, or the key is not a random key.
-      ValueError: the logits have the wrong rank, or the keys are several.
+      ValueError: the temperature is a number and not positive, or no scalar; or there are no
+        samples to average.
 
     Source: Paulus et al. 2021, equation 10. The same mean as ST Gumbel-Softmax and less variance,
     at one evaluation of what follows.
@@ -331,13 +336,14 @@ def gumbel_rao(
     NOTE(paper): the text differentiates through the conditional noise too; that estimates another
     quantity, of relative bias 0.8.
 
-    Cost: ``num_samples`` Gumbel variates for each logit.
+    Cost: ``num_samples + 1`` Gumbel variates for each logit.
 
     Example:
       >>> z = gsm.gumbel_rao(jax.random.key(0), jnp.zeros((2, 3)), 0.5, num_samples=4)
       >>> z.max(axis=-1).tolist()
       [1.0, 1.0]
     """
+    check_count(num_samples, 1, "gumbel_rao")
     key_sample, key_noise = random.split(key)
     logits_32 = _in_float32(logits)
     hard = gumbel_max(key_sample, logits_32)
@@ -375,7 +381,7 @@ def reinmax(
       Exactly one-hot ``z [..., k]`` in the dtype of the logits.
 
     Raises:
-      ValueError: the temperature is a Python number and not positive.
+      ValueError: the temperature is a number and not positive, or no scalar.
 
     Source: Liu et al. 2023 (ReinMax), algorithm 2; their experiments have temperatures from 1 to
     1.5. At 1 it is the ZGR of Shekhovtsov 2023: half of straight-through plus half of DARN around
@@ -426,7 +432,7 @@ def gapped_straight_through(
 
     Raises:
       TypeError: the logits are not floats, or the key is not a random key.
-      ValueError: the logits have the wrong rank, or the keys are several.
+      ValueError: the temperature is a number and not positive, or no scalar.
 
     Source: Fan et al. 2022. Biased, of low variance: given the sample nothing is random.
 
@@ -488,8 +494,7 @@ def redge(
       >>> z.max(axis=-1).tolist()
       [1.0, 1.0]
     """
-    if num_steps < 3:
-        raise ValueError(f"redge needs at least 3 steps; got num_steps = {num_steps}")
+    check_count(num_steps, 3, "redge", "num_steps")
     if isinstance(first_noise, int | float) and not 0 < first_noise < 1:
         raise ValueError(f"first_noise must be between 0 and 1; got {first_noise}")
     key_noise, key_sample = random.split(key)
@@ -517,10 +522,11 @@ def binary_concrete(
       temperature: positive scalar.
 
     Returns:
-      Units ``[...]`` in (0, 1): class 0 of :func:`gumbel_softmax` on the two-class logits.
+      Units ``[...]`` in [0, 1], of which rounding makes some exactly 0 or 1: class 0 of
+      :func:`gumbel_softmax` on the two-class logits.
 
     Raises:
-      ValueError: the temperature is a Python number and not positive.
+      ValueError: the temperature is a number and not positive, or no scalar.
 
     Source: Maddison et al. 2017, appendix B.
 
@@ -531,6 +537,10 @@ def binary_concrete(
       >>> units.shape
       (4, 5)
     """
+    distributions.check_key(key, "binary_concrete")
+    dtype = getattr(logits, "dtype", None)
+    if dtype is None or not jnp.issubdtype(dtype, jnp.floating):
+        raise TypeError("binary_concrete: logits must be an array of floats, log-odds [...]")
     return gumbel_softmax(key, distributions.two_class_logits(logits), temperature)[..., 0]
 
 
@@ -576,16 +586,44 @@ def check_example(logits: Any, name: str) -> None:
     )
 
 
-def scalar_cost(f: Cost, name: str, differentiates: bool) -> Cost:
+def check_count(number: int, least: int, name: str, what: str = "num_samples") -> None:
+    """Raise TypeError or ValueError, naming the caller, unless a number is a whole one of a size.
+
+    Args:
+      number: the argument to check.
+      least: smallest value that it may have.
+      name: name of the function that was called, for the message.
+      what: name of the argument.
+
+    Raises:
+      TypeError: it is not a whole number of Python or NumPy.
+      ValueError: it is smaller.
+
+    Example:
+      >>> gsm.estimators.check_count(1, 2, "my_estimator")
+      Traceback (most recent call last):
+      ValueError: my_estimator needs num_samples of at least 2; got 1
+    """
+    try:
+        whole = operator.index(number)
+    except TypeError:
+        raise TypeError(f"{name}: {what} must be a whole number; got {number!r}") from None
+    if whole < least:
+        raise ValueError(f"{name} needs {what} of at least {least}; got {number}")
+
+
+def scalar_cost(f: Cost, name: str, differentiates: bool, what: str = "f") -> Cost:
     """Wrap f so that it raises unless it returns a scalar, a float if it is differentiated.
 
     Args:
       f: cost of one sample ``z [n, k]``.
       name: name of the function that was called, for the messages.
       differentiates: whether the caller differentiates f.
+      what: name of the cost, for the messages.
 
     Returns:
-      The same cost; whole numbers become floats.
+      The same cost; whole numbers become floats. Called, it raises ValueError where f returns no
+      scalar or, differentiated, has no derivative, and TypeError where that scalar is no float.
 
     Example:
       >>> cost = gsm.estimators.scalar_cost(jnp.argmax, "my_estimator", differentiates=False)
@@ -599,20 +637,23 @@ def scalar_cost(f: Cost, name: str, differentiates: bool) -> Cost:
         except ValueError as error:
             if differentiates and "callbacks do not support JVP" in str(error):
                 raise ValueError(
-                    f"{name} differentiates f, and f calls back to Python, which has no "
-                    f"derivative; estimators that need none: {', '.join(_TAKE_BLACK_BOXES)}"
+                    f"{name} differentiates {what}, and {what} calls back to Python, which has no "
+                    f"derivative; estimators that need none: {', '.join(_TAKE_BLACK_BOXES)}, and "
+                    "relax with eta=None"
                 ) from error
             raise
+        if value is None:
+            raise ValueError(f"{name}: {what} returned None; did you forget return?")
         if jnp.shape(value) != ():
             raise ValueError(
-                f"{name}: f must return a scalar for one sample z of shape {z.shape}; it returned "
-                f"shape {jnp.shape(value)}"
+                f"{name}: {what} must return a scalar for one sample z of shape {z.shape}; it "
+                f"returned shape {jnp.shape(value)}"
             )
         if jnp.issubdtype(jnp.result_type(value), jnp.floating):
             return value
         if differentiates:
             raise TypeError(
-                f"{name} differentiates f, which must return a float; it returned "
+                f"{name} differentiates {what}, which must return a float; it returned "
                 f"{jnp.result_type(value)}"
             )
         return jnp.asarray(value, jnp.float32)
@@ -624,12 +665,14 @@ def _operator(function: _Function, differentiates: bool = False) -> _Function:
     """Decorate an operator with the checks of its key, logits and cost."""
     if not differentiates:
         _TAKE_BLACK_BOXES.append(function.__name__)
+    name, names = function.__name__, tuple(inspect.signature(function).parameters)[3:]
 
     @functools.wraps(function)
     def checked(key, logits, f, *arguments, **keywords):
-        name = function.__name__
         distributions.check_key(key, name)
         check_example(logits, name)
+        distributions.check_scalars(names, arguments, name)
+        distributions.check_scalars(tuple(keywords), tuple(keywords.values()), name)
         cost = scalar_cost(f, name, differentiates)
         return function(key, jnp.asarray(logits), cost, *arguments, **keywords)
 
@@ -679,8 +722,10 @@ def exact(logits: LogitsND, f: Cost) -> Surrogate:
     index = jax.lax.optimization_barrier(jnp.arange(k**n))
     digits = index[:, None] // k ** jnp.arange(n - 1, -1, -1)[None] % k
     outcomes = jax.nn.one_hot(digits, k, dtype=logits.dtype)
-    log_q = jax.vmap(lambda z: distributions.log_prob(z, logits))(outcomes)
-    return jnp.sum(jnp.exp(log_q) * jax.vmap(scalar_cost(f, "exact", False))(outcomes))
+    probs = jnp.exp(jax.vmap(lambda z: distributions.log_prob(z, logits))(outcomes))
+    # f need not be finite at impossible outcomes: it sees the likeliest one in their place.
+    possible = jnp.where((probs == 0)[:, None, None], outcomes[jnp.argmax(probs)], outcomes)
+    return jnp.sum(probs * jax.vmap(scalar_cost(f, "exact", False))(possible))
 
 
 @_operator
@@ -791,8 +836,7 @@ def rloo(key: Key[Array, ""], logits: LogitsND, f: Cost, num_samples: int = 4) -
       >>> jax.grad(gsm.rloo, argnums=1)(jax.random.key(0), logits, cost, num_samples=8).shape
       (2, 3)
     """
-    if num_samples < 2:
-        raise ValueError(f"rloo needs at least 2 samples; got num_samples = {num_samples}")
+    check_count(num_samples, 2, "rloo")
     z = jax.vmap(gumbel_max, (0, None))(random.split(key, num_samples), logits)
     costs = jax.vmap(f)(z)
     log_q = jax.vmap(distributions.log_prob, (0, None))(z, logits)
@@ -913,7 +957,7 @@ def rebar(
       that of the estimate's squared length, so descent on them lowers the variance.
 
     Raises:
-      ValueError: the temperature is a Python number and not positive.
+      ValueError: the temperature is a number and not positive, or no scalar.
 
     Source: Tucker et al. 2017, sections 3.1 and 3.3. Unbiased for every temperature and eta.
 
@@ -949,7 +993,8 @@ def relax(
         would be :func:`rebar`, so it is required.
       temperature: positive scalar; the temperature of the relaxed sample.
       eta: weight at which f itself joins the control variate, as in :func:`rebar`; None leaves f
-        out, which may then be a black box.
+        out, which may then be a black box. An entry for that in a training loop is
+        ``ESTIMATORS["relax"]._replace(function=functools.partial(gsm.relax, eta=None))``.
 
     Returns:
       Surrogate with the value ``f(z)``. Its gradient with respect to ``temperature``, ``eta`` and
@@ -958,12 +1003,12 @@ def relax(
 
     Raises:
       TypeError: the control variate is not a function.
-      ValueError: the temperature is a Python number and not positive.
+      ValueError: the temperature is a number and not positive, or no scalar.
 
     Source: Grathwohl et al. 2018, section 3 and appendix B. Unbiased for every control variate.
 
-    Cost: evaluates f once, and the control variate, f among it unless ``eta`` is None, and its
-    derivative twice.
+    Cost: evaluates f once and the control twice, each of the two with its derivative; unless
+    ``eta`` is None, f twice more with its derivative.
 
     Example:
       >>> def cost(z):
@@ -981,7 +1026,9 @@ def relax(
             f"relax needs control, a function of a relaxed sample [n, k]; got {control!r}. Without "
             f"a control variate of its own it is rebar"
         )
+    distributions.check_scalars(("temperature", "eta"), (temperature, eta), "relax")
     f = scalar_cost(f, "relax", differentiates=eta is not None)
+    control = scalar_cost(control, "relax", differentiates=True, what="control")
     return _controlled(key, jnp.asarray(logits), f, control, temperature, eta)
 
 
@@ -1115,8 +1162,7 @@ def arms(key: Key[Array, ""], logits: LogitsND, f: Cost, num_samples: int = 4) -
       (2, 2)
     """
     _check_two_classes(logits, "arms")
-    if num_samples < 2:
-        raise ValueError(f"arms needs at least 2 samples; got num_samples = {num_samples}")
+    check_count(num_samples, 2, "arms")
     logits_32 = _in_float32(logits)
     lead = logits_32[:, 0] - logits_32[:, 1]
     # The copula is not symmetric. It is put on the rarer class, of probability q: there the samples
@@ -1163,8 +1209,8 @@ def local_expectation(key: Key[Array, ""], logits: LogitsND, f: Cost) -> Surroga
       TypeError: the logits are not floats, or the key is not a random key.
       ValueError: the logits have the wrong rank, or the keys are several.
 
-    Source: Titsias and Lazaro-Gredilla 2015; Tokui and Sato 2017. Unbiased, of the lowest variance
-    of all; exact for one variable.
+    Source: Titsias and Lazaro-Gredilla 2015; Tokui and Sato 2017. Unbiased; never of more variance
+    than :func:`score_function` without a baseline, mostly of much less; exact for one variable.
 
     Cost: evaluates f ``n k + 1`` times, vectorised.
 
@@ -1181,8 +1227,12 @@ def local_expectation(key: Key[Array, ""], logits: LogitsND, f: Cost) -> Surroga
     def cost_with(row, of_class):
         return f(z.at[row].set(jax.nn.one_hot(of_class, k, dtype=z.dtype)))
 
+    if not n:
+        return f(z)
     costs = jax.vmap(jax.vmap(cost_with, (None, 0)), (0, None))(jnp.arange(n), jnp.arange(k))
-    return f(z) + carry_gradient(distributions.softmax(_in_float32(logits)), costs)
+    probs = distributions.softmax(_in_float32(logits))
+    # f need not be finite where a variable has an impossible class.
+    return f(z) + carry_gradient(probs, jnp.where(probs == 0, 0, costs))
 
 
 def _cost_and_slope(f: Cost, z: LogitsND) -> tuple[Float[Array, ""], LogitsND]:
@@ -1219,6 +1269,9 @@ def iwae(log_w: Float[Array, " m"]) -> Surrogate:
     Returns:
       The bound, to be maximised: the negative of a loss.
 
+    Raises:
+      ValueError: ``log_w`` is not ``[m]``, or empty.
+
     Source: Burda et al. 2016, equation 8.
 
     Cost: a log-sum-exp of m numbers.
@@ -1229,7 +1282,18 @@ def iwae(log_w: Float[Array, " m"]) -> Surrogate:
       >>> round(float(jnp.exp(gsm.iwae(jnp.log(jnp.array([1.0, 3.0]))))), 3)
       2.0
     """
+    _check_weights(log_w, "iwae", 1)
     return jax.nn.logsumexp(log_w) - jnp.log(log_w.shape[0])
+
+
+def _check_weights(log_w: Any, name: str, least: int) -> None:
+    shape = jnp.shape(log_w)
+    if len(shape) != 1:
+        raise ValueError(
+            f"{name}: log_w must be those of one example, [m]; got shape {shape}; for a minibatch "
+            "use jax.vmap"
+        )
+    check_count(shape[0], least, name, "a number of samples")
 
 
 def vimco(log_w: Float[Array, " m"], log_q: Float[Array, " m"]) -> Surrogate:
@@ -1244,7 +1308,7 @@ def vimco(log_w: Float[Array, " m"], log_q: Float[Array, " m"]) -> Surrogate:
       The bound, to be maximised; its gradient is unbiased.
 
     Raises:
-      ValueError: fewer than 2 samples.
+      ValueError: fewer than 2 samples, or arrays that are not ``[m]``.
 
     Source: Mnih and Rezende 2016, equation 8 and the geometric mean of section 3.2.
 
@@ -1256,13 +1320,16 @@ def vimco(log_w: Float[Array, " m"], log_q: Float[Array, " m"]) -> Surrogate:
       >>> round(float(bound), 3), bool(jnp.allclose(slope, 0, atol=1e-6))  # equal weights
       (-1.0, True)
     """
-    (m,) = log_w.shape
-    if m < 2:
-        raise ValueError(f"vimco needs at least 2 samples; got {m}")
-    fixed = stop_gradient(log_w)
-    # Row j holds the weights with the j-th replaced by the geometric mean of the others. Replaced,
-    # not subtracted from the sum: that cancels to nothing where one weight is all.
-    others = (jnp.sum(fixed) - fixed) / (m - 1)
-    replaced = jnp.where(jnp.eye(m, dtype=bool), others[:, None], fixed[None, :])
+    _check_weights(log_w, "vimco", 2)
+    if jnp.shape(log_q) != jnp.shape(log_w):
+        raise ValueError(
+            f"vimco: log_q must have the shape of log_w, {jnp.shape(log_w)}; got {jnp.shape(log_q)}"
+        )
+    fixed, m = stop_gradient(log_w), log_w.shape[0]
+    # Row j holds the weights with the j-th replaced by the geometric mean of the others. Neither
+    # they nor their mean are the sum less one weight: that cancels where one weight is all.
+    own = jnp.eye(m, dtype=bool)
+    others = jnp.sum(jnp.where(own, 0, fixed[None, :]), axis=1) / (m - 1)
+    replaced = jnp.where(own, others[:, None], fixed[None, :])
     signals = jax.nn.logsumexp(fixed) - jax.nn.logsumexp(replaced, axis=1)
     return iwae(log_w) + carry_gradient(log_q, signals)

@@ -4,7 +4,8 @@ The gradient of an estimator's surrogate with respect to a learned part is the g
 part's own loss (:mod:`gsm.estimators`), so one backward pass serves the model and its estimator.
 Here are the parameters of the parts, how they join an estimator at one example, and their
 optimiser. Each part is used first and updated afterwards: an estimate made with statistics of its
-own batch is biased.
+own batch is biased. The loss of a minibatch must be the mean over its examples: with their sum a
+moving average would take steps as many times too long, and diverge.
 
 >>> import optax
 >>> def f(z):
@@ -180,10 +181,10 @@ def learned_parts(
         if "baseline" in estimator.learned and baseline == "network":
             parts["baseline_network"] = _init_network(key_baseline, (input_size, *hidden_sizes))
         if "eta" in estimator.learned and learn_control:
-            parts["control"] = {
-                "eta": start("eta"),
-                "log_temperature": jnp.log(start("temperature")),
-            }
+            parts["control"] = {"log_temperature": jnp.log(start("temperature"))}
+            # An entry of RELAX with eta=None leaves f out, which may be a black box.
+            if initial.eta is not None or estimator.default("eta") is not None:
+                parts["control"]["eta"] = start("eta")
         if "control" in estimator.learned:
             inputs = _control_inputs(jnp.zeros(logits_shape), jnp.zeros(input_size))
             parts["control_network"] = _init_network(key_control, (inputs.size, *hidden_sizes))
@@ -197,7 +198,7 @@ def learned_parts(
             hyperparams = hyperparams._replace(baseline=hyperparams.baseline + of_input)
         if "control" in parts:
             hyperparams = hyperparams._replace(
-                eta=parts["control"]["eta"],
+                eta=parts["control"].get("eta"),
                 temperature=jnp.exp(parts["control"]["log_temperature"]),
             )
         if "control_network" in parts:
@@ -223,7 +224,8 @@ def optimizer(decay: float = 0.9, learning_rate: float = 1e-3) -> optax.Gradient
       layers' parts.
 
     Source: the gradient with respect to a moment is that of ``(signal - moment) ** 2 / 2``: descent
-    with rate ``1 - decay`` is the moving average of Mnih and Gregor 2014, algorithm 1.
+    with rate ``1 - decay`` is the moving average of Mnih and Gregor 2014, algorithm 1, where the
+    loss is the mean over a minibatch.
 
     Example:
       >>> import optax
@@ -271,7 +273,8 @@ def summary(parts: Learned) -> dict[str, Float[Array, ""]]:
     if "variance" in scalars:
         scalars["deviation"] = jnp.sqrt(scalars.pop("variance"))
     if "control" in parts:
-        scalars["eta"] = parts["control"]["eta"]
+        if "eta" in parts["control"]:
+            scalars["eta"] = parts["control"]["eta"]
         scalars["temperature"] = jnp.exp(parts["control"]["log_temperature"])
     return scalars
 

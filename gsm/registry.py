@@ -106,7 +106,8 @@ class Entry(NamedTuple):
 
     ``entry(key, logits, f, Hyperparams(...))`` is the function with the hyperparameters that it
     reads and its own defaults for the rest. What is not a traced scalar is a keyword of the call:
-    ``num_samples`` of those that average several, ``control`` of RELAX, ``where`` of samplers.
+    ``num_samples`` of those that average several, ``control`` of RELAX, ``where`` of samplers. A
+    hyperparameter may be a keyword too, which then counts.
 
     Args:
       function: a sampler, which stands for ``f(sampler(key, logits))``, or an operator.
@@ -157,8 +158,13 @@ class Entry(NamedTuple):
         hyperparams: Hyperparams = Hyperparams(),  # noqa: B008, immutable
         **keywords: Any,
     ) -> Surrogate:
+        if not isinstance(hyperparams, Hyperparams):
+            raise TypeError(
+                f"{self.name}: the fourth argument of an entry must be gsm.Hyperparams; got "
+                f"{hyperparams!r}. Others are keywords, such as num_samples=8"
+            )
         given = {name: getattr(hyperparams, name) for name in self.reads}
-        keywords |= {name: value for name, value in given.items() if value is not None}
+        keywords = {name: value for name, value in given.items() if value is not None} | keywords
         for name, parameter in _parameters(self.function).items():
             if parameter.default is _REQUIRED and name not in ("key", "logits", "f", *keywords):
                 raise ValueError(f"{self.name} needs {name}; see gsm.estimators.{self.name}")
@@ -227,6 +233,51 @@ class Entry(NamedTuple):
         return "\n".join(lines)
 
 
+def entry_of(function: Callable[..., Any]) -> Entry | None:
+    """The registry entry that a function is, perhaps with keywords bound by ``partial``, or None.
+
+    Args:
+      function: an operator.
+
+    Returns:
+      The entry.
+
+    Example:
+      >>> gsm.registry.entry_of(gsm.ESTIMATORS["rloo"]).name
+      'rloo'
+      >>> gsm.registry.entry_of(gsm.rloo) is None
+      True
+    """
+    unwrapped = _unwrapped(function)
+    return unwrapped if isinstance(unwrapped, Entry) else None
+
+
+def operator_of(function: Callable[..., Any]) -> Callable[..., Surrogate]:
+    """Make an operator of a sampler, ``f(sampler(key, logits))``; an operator stays itself.
+
+    Args:
+      function: an operator, or a sampler that can be called as ``sampler(key, logits)``: the two
+        are told apart by the number of arguments without a default.
+
+    Returns:
+      An operator.
+
+    Example:
+      >>> operator = gsm.registry.operator_of(gsm.straight_through)
+      >>> float(operator(jax.random.key(0), jnp.zeros((2, 3)), jnp.sum))
+      2.0
+    """
+    try:
+        parameters = inspect.signature(function).parameters.values()
+    except ValueError:  # builtins may have none
+        return function
+    if any(one.kind is one.VAR_POSITIONAL for one in parameters):
+        return function
+    by_position = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
+    required = [one for one in parameters if one.default is _REQUIRED and one.kind in by_position]
+    return functools.partial(_estimate, function) if len(required) == 2 else function
+
+
 class Registry(collections.UserDict[str, Entry]):
     """Estimators by name; an alias finds its entry, and is not iterated over.
 
@@ -263,8 +314,10 @@ def batched(estimator: Callable[..., Surrogate]) -> Callable[..., Float[Array, "
 
     The result is called as ``batched(estimator)(key, logits, f, *examples, **keywords)``. The key
     is split, one for each example; logits and examples are mapped over their first axis; keywords,
-    such as hyperparameters, are passed on and shared. Where the cost depends on the example itself,
-    give its arrays as ``examples``: f is then called as ``f(z, *example)``.
+    such as hyperparameters, are passed on and shared: where each example has a baseline of its own,
+    write ``jax.vmap(lambda key, logits, c: gsm.nvil(key, logits, f, c))(keys, logits, c)``. Where
+    the cost depends on the example itself, give its arrays as ``examples``: f is then called as
+    ``f(z, *example)``.
 
     Args:
       estimator: an operator or a sampler of :mod:`gsm.estimators`, an entry of
@@ -374,7 +427,7 @@ _ENTRIES = (
         estimators.darn,
         source="Gregor et al. 2014",
         unbiased="quadratic in Bernoulli units",
-        choose="comparison with the paper; reinmax is better founded",
+        choose="comparison with the paper; Bernoulli units (of more classes it may diverge)",
         derivatives=1,
         learned=("baseline", "variance"),
         citation="""\
@@ -638,7 +691,7 @@ _ENTRIES = (
         estimators.local_expectation,
         source="Titsias & Lázaro-Gredilla 2015",
         unbiased="any",
-        choose="the least variance of the unbiased, where n k + 1 evaluations can be paid",
+        choose="little variance without a bias, where n k + 1 evaluations can be paid",
         evaluations="n * k + 1",
         aliases=("rao_blackwellised",),
         citation="""\

@@ -48,7 +48,7 @@ from jax import random
 from jaxtyping import Array, Float, Key
 from numpy.typing import ArrayLike
 
-from gsm.registry import Entry
+from gsm.registry import entry_of, operator_of
 
 Operator = Callable[..., Float[Array, ""]]
 """``estimator(key, logits, f, **hyperparams) -> surrogate``; a registry entry is one."""
@@ -1074,9 +1074,9 @@ def check_laws(
     """Check all laws of one estimator, on problems whose answers are enumerated.
 
     Args:
-      estimator: operator ``(key, logits, f, **hyperparams)``, such as a registry entry; a sampler
-        by :func:`from_sampler`. Arguments that are not traced scalars are bound by
-        ``functools.partial``.
+      estimator: operator ``(key, logits, f, **hyperparams)``, such as a registry entry, or a
+        sampler that can be called as ``sampler(key, logits)``. Arguments that are not traced
+        scalars are bound by ``functools.partial``.
       unbiased: for which f the estimator is unbiased: "any"; "quadratic" or "affine" in each
         variable; "quadratic in Bernoulli units"; "none". None: as a registry entry states, else
         "any". Stating too little is an error too.
@@ -1105,7 +1105,8 @@ def check_laws(
       >>> max(report.values()) < 1
       True
     """
-    entry = _entry(estimator)
+    estimator = operator_of(estimator)
+    entry = entry_of(estimator)
     if unbiased is None:
         unbiased = entry.unbiased if entry else "any"
     if relaxed is None:
@@ -1135,12 +1136,6 @@ def check_laws(
         "low precision": lambda p: check_low_precision(estimator, p, **common),
     }
     return used | {law: max(check(problem) for problem in problems) for law, check in laws.items()}
-
-
-def _entry(estimator: Operator) -> Entry | None:
-    while isinstance(estimator, functools.partial):
-        estimator = estimator.func
-    return estimator if isinstance(estimator, Entry) else None
 
 
 def _problems_of(num_classes: int | None) -> list[Problem]:

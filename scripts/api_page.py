@@ -40,9 +40,11 @@ def members(module: ModuleType) -> Iterator[tuple[str, Any]]:
     found = {
         name: value
         for name, value in vars(module).items()
+        # Callable: jitted functions, and those with a rule of differentiation, are objects.
         if not name.startswith("_")
-        and (inspect.isfunction(value) or inspect.isclass(value))
-        and value.__module__ == module.__name__
+        and callable(value)
+        and getattr(value, "__doc__", None)
+        and getattr(value, "__module__", None) == module.__name__
     }
     return iter(found.items())
 

@@ -55,7 +55,7 @@ def headline() -> str:
 
     best = _result("semisup/semisup_best")
     accuracy = f"{100 * best['test/accuracy']:.2f} %"
-    of_best = f"100 labels, {best['steps']:,} steps: `test/accuracy`"
+    of_best = f"100 labels, with FixMatch, {best['steps']:,} steps: `test/accuracy`"
     return table(
         ["config", "experiment", "ours", "paper", "minutes"],
         [

@@ -255,7 +255,7 @@ def guide() -> str:
         {correct("rloo")} (`gumbel_softmax` {correct("gumbel_softmax")}). If f can be evaluated
         for each class of each variable in little more than the time of one evaluation:
         `local_expectation`, of variance {var("local_expectation")} where `rloo` has
-        {var("rloo")}. Where each of its n k + 1 evaluations has its price it is not worth it:
+        {var("rloo")}. If each of its n k + 1 evaluations has its price, it does not pay off:
         at {_MANY} evaluations its error is {many("local_expectation")}, that of `rloo`
         {many("rloo")}.""",
         f"""**Is f differentiable, also inside the simplex?** `gumbel_softmax`. In each column
@@ -305,15 +305,16 @@ def why() -> list[str]:
         float(real["gumbel_softmax"][column]) for column in ("cosine", "cosine_of_mean")
     )
     return [
-        f"### Why a gradient with a cosine of {cosine:.2f} trains best",
+        f"### A cosine of {cosine:.2f} does not prevent training",
         prose(
             f"""The cosine of one estimate says how noisy it is: without bias it is about 1 /
             sqrt(1 + variance), {float(real["rloo"]["cosine"]):.2f} for `rloo` with four
             evaluations. But training does not follow one estimate. A minibatch of 100 images,
             Adam's mean over about ten steps, and small steps one after the other average the
-            noise, so that the mean estimate decides: that of `gumbel_softmax` has a cosine of
-            {of_mean:.2f} with the gradient, and descends. What remains of the noise is less for
-            the price than that of the unbiased ones (the errors with {_FEW} evaluations)."""
+            noise. The mean estimate of `gumbel_softmax` has a cosine of {of_mean:.2f} with the
+            gradient, and descends. That alone does not order estimators: the mean of `reinmax` has
+            {float(real["reinmax"]["cosine_of_mean"]):.2f}, and its model the higher test loss,
+            though with other settings."""
         ),
         prose(
             """Late in training all of these numbers are relative to a gradient that nearly
@@ -437,7 +438,7 @@ def page() -> str:
             end of its 95 % band. *Variance*: of one estimate, divided by the squared length of
             the gradient. *Cosine*: between one estimate and the gradient, and between the mean
             of all estimates and the gradient. *Error*: the mean squared error of one gradient,
-            bias² + variance / m, where the m estimates that are averaged take {_FEW} or {_MANY}
+            bias² + variance / m, where m estimates (m need not be whole) take {_FEW} or {_MANY}
             evaluations of f together (-: one estimate takes more), or the time of {_MANY}
             Gumbel-Softmax estimates on that machine, where an estimate is a value and its
             gradient, as training computes them. All are of the encoder's gradient for one

@@ -10,6 +10,7 @@ from pathlib import Path
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
 import jax
+import jaxtyping
 import pytest
 from jax import random
 from jaxtyping import install_import_hook
@@ -68,3 +69,14 @@ def pytest_collection_finish():
 @pytest.fixture
 def key():
     return random.key(20170424)
+
+
+@pytest.fixture
+def as_a_user():
+    """Without the checks of types that the tests add, and with a key that may serve again."""
+    jaxtyping.config.update("jaxtyping_disable", True)
+    try:
+        with jax.debug_key_reuse(False):
+            yield
+    finally:
+        jaxtyping.config.update("jaxtyping_disable", False)

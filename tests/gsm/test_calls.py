@@ -5,7 +5,6 @@ import re
 
 import jax
 import jax.numpy as jnp
-import jaxtyping
 import numpy as np
 import pytest
 from jax import random
@@ -37,22 +36,12 @@ over_registry = pytest.mark.parametrize("name", ESTIMATORS)
 
 
 UNITS = testing.PROBLEMS["three Bernoulli units"]
+pytestmark = pytest.mark.usefixtures("as_a_user")
 LOGITS, cost = jnp.asarray(UNITS.logits, jnp.float32), UNITS.cost
 
 
 def call(name, key, logits, f):
     return ESTIMATORS[name](key, logits, f, **REQUIRED.get(name, {}))
-
-
-@pytest.fixture(autouse=True)
-def as_a_user():
-    """Without the checks of types that the tests add, and with a key that may serve again."""
-    jaxtyping.config.update("jaxtyping_disable", True)
-    try:
-        with jax.debug_key_reuse(False):
-            yield
-    finally:
-        jaxtyping.config.update("jaxtyping_disable", False)
 
 
 # --- one estimator, called in two ways

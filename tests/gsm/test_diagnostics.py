@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 from jax import random
 
+import gsm
 from gsm import diagnostics, testing
 from gsm.registry import ESTIMATORS, Hyperparams
 from gsm.testing import PROBLEMS
@@ -372,6 +373,35 @@ def test_where_the_outcomes_are_too_many_a_long_run_mean_is_the_reference(key):
     )  # fmt: skip
     assert given.reference == "given"
     assert given[0].bias.value > rows[0].bias.value
+
+
+def test_a_group_without_a_gradient_is_left_out_and_low_precision_is_compared(key):
+    def loss(params, key, estimator):
+        return estimator(key, params["logits"], lambda z: jnp.sum(z[:, 0]))
+
+    logits = jnp.array([[0.5, 0.0]], jnp.bfloat16)
+    params = {"logits": logits, "unused": jnp.ones(2)}
+    rows = gsm.compare(key, params, loss, ["rloo"], num_keys=400)
+    assert [row.group for row in rows] == ["logits", "all"]
+    assert rows.skipped == {"params 'unused'": "the reference gradient (exact) is 0"}
+    assert rows[0].bias.low == 0
+
+
+def test_samplers_are_compared_and_what_a_keyword_changes_is_counted(key):
+    def f(z):
+        return jnp.sum((z[:, 0] - 0.45) ** 2)
+
+    chosen = {
+        "sampler": gsm.straight_through,
+        "entry": ESTIMATORS["straight_through"],
+        "relax": functools.partial(ESTIMATORS["relax"], control=jnp.sum),
+        "relax, black box": functools.partial(ESTIMATORS["relax"], control=jnp.sum, eta=None),
+    }
+    rows = {
+        row.estimator: row for row in gsm.compare(key, jnp.zeros((2, 3)), f, chosen, num_keys=400)
+    }
+    assert rows["sampler"].bias == rows["entry"].bias
+    assert [rows[name].evaluations for name in chosen] == [1, 1, 3, 1]
 
 
 def test_hyperparameters_reach_the_estimators(key):

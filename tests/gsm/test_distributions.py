@@ -279,6 +279,44 @@ def test_masked_classes_count_zero_and_get_no_gradient():
         assert (gradient[:, 1] == 0).all()
 
 
+def test_variables_without_a_possible_class_give_nan_and_minus_one(key):
+    nothing, half = jnp.full((1, 3), -jnp.inf), jnp.array([[0.0, jnp.nan, 1.0]])
+    for logits in (nothing, half):
+        assert jnp.isnan(distributions.entropy(logits))
+        assert jnp.isnan(distributions.kl_divergence(logits, jnp.zeros((1, 3))))
+        assert jnp.isnan(distributions.log_ratios(jnp.zeros((1, 3)), logits)).all()
+        assert distributions.gumbel_top_k(key, logits, 2).tolist() == [[-1, -1]]
+
+
+def test_draws_without_replacement_that_cannot_be_have_no_probability():
+    logits = jnp.array([[0.0, 0.0, -jnp.inf]])
+    of = functools.partial(distributions.gumbel_top_k_log_prob, logits=logits)
+    for order in ([0, 1, 2], [2, 0], [0, 0], [-1, 0], [3, 0]):
+        assert float(of(jnp.array([order]))) == -jnp.inf, order
+    assert float(of(jnp.array([[0, 1]]))) == pytest.approx(np.log(0.5))
+    slope = jax.grad(lambda x: distributions.gumbel_top_k_log_prob(jnp.array([[0, 1]]), x))(logits)
+    np.testing.assert_allclose(slope, [[0.5, -0.5, 0]], atol=1e-6)
+
+
+@pytest.mark.usefixtures("as_a_user")
+@pytest.mark.parametrize(
+    "function",
+    [
+        distributions.entropy,
+        lambda x: distributions.log_prob(x, x),
+        lambda x: distributions.log_prob(x[0], x),
+        lambda x: distributions.kl_divergence(x, x),
+        lambda x: distributions.gumbel_softmax_log_density(x, x, 1.0),
+        lambda x: distributions.gumbel_top_k_log_prob(jnp.zeros((3, 1), int), x),
+    ],
+)
+def test_functions_of_one_example_refuse_a_minibatch(function):
+    with pytest.raises(
+        ValueError, match=r"those of one example, \[n, k\]; got shape .* use jax.vmap"
+    ):
+        function(jnp.zeros((5, 3, 2)))
+
+
 def test_kl_from_a_class_that_the_prior_never_draws_is_infinite():
     assert distributions.kl_divergence(LOGITS, MASKED) == np.inf
 

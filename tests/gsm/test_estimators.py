@@ -15,6 +15,7 @@ import scipy.special
 import scipy.stats
 from jax import random
 
+import gsm
 from gsm import distributions, estimators, testing
 from gsm.estimators import carry_gradient, gradient_only
 from gsm.registry import ESTIMATORS
@@ -740,17 +741,107 @@ def test_exact_refuses_more_outcomes_than_it_can_enumerate():
         estimators.exact(jnp.zeros((20, 10)), jnp.sum)
 
 
+@pytest.mark.usefixtures("as_a_user")
 def test_numbers_of_samples_and_steps_that_cannot_serve_are_refused(key):
-    with pytest.raises(ValueError, match="rloo needs at least 2 samples; got num_samples = 1"):
+    with pytest.raises(ValueError, match="rloo needs num_samples of at least 2; got 1"):
         estimators.rloo(key, LOGITS, BED.cost, num_samples=1)
-    with pytest.raises(ValueError, match="arms needs at least 2 samples; got num_samples = 1"):
+    with pytest.raises(ValueError, match="arms needs num_samples of at least 2; got 1"):
         estimators.arms(key, UNITS.logits, UNITS.cost, num_samples=1)
-    with pytest.raises(ValueError, match="redge needs at least 3 steps; got num_steps = 2"):
+    with pytest.raises(ValueError, match="gumbel_rao needs num_samples of at least 1; got 0"):
+        estimators.gumbel_rao(key, LOGITS, num_samples=0)
+    with pytest.raises(TypeError, match=r"rloo: num_samples must be a whole number; got 4\.0"):
+        estimators.rloo(key, LOGITS, BED.cost, num_samples=4.0)
+    with pytest.raises(ValueError, match="redge needs num_steps of at least 3; got 2"):
         estimators.redge(key, LOGITS, num_steps=2)
     with pytest.raises(ValueError, match=r"first_noise must be between 0 and 1; got 1\.5"):
         estimators.redge(key, LOGITS, first_noise=1.5)
-    with pytest.raises(ValueError, match="vimco needs at least 2 samples; got 1"):
+    with pytest.raises(ValueError, match="vimco needs a number of samples of at least 2; got 1"):
         estimators.vimco(jnp.zeros(1), jnp.zeros(1))
+    for bound in (estimators.iwae, lambda log_w: estimators.vimco(log_w, log_w)):
+        with pytest.raises(
+            ValueError, match=r"log_w must be those of one example, \[m\]; got shape"
+        ):
+            bound(jnp.zeros((3, 4)))
+    with pytest.raises(ValueError, match=r"log_q must have the shape of log_w, \(3,\); got \(\)"):
+        estimators.vimco(jnp.zeros(3), jnp.float32(0))
+
+
+@pytest.mark.parametrize("least", [-1e9, float(jnp.finfo(jnp.float32).min), -jnp.inf])
+def test_vimco_s_signal_of_a_tiny_weight_does_not_cancel(least):
+    """The mean of the others' logarithms is -1.5: log (e^-1 + e^-2) less the same with e^-1.5."""
+    log_w = jnp.array([least, -1.0, -2.0])
+    slope = jax.grad(estimators.vimco, argnums=1)(log_w, jnp.zeros(3))
+    others = np.exp([-1.0, -2.0]).sum()
+    expected = np.log(others) - np.log(others + np.exp(-1.5))
+    assert float(slope[0]) == pytest.approx(expected, rel=1e-5)
+
+
+@pytest.mark.parametrize("name", ["exact", "local_expectation"])
+def test_a_cost_that_is_not_finite_at_impossible_outcomes_is_no_matter(name, key):
+    logits = jnp.array([[-jnp.inf, 0.0, 1.0]])
+
+    def cost(z):
+        return -jnp.log(1 - z[0, 0]) + z[0, 1]
+
+    value, slope = jax.value_and_grad(lambda x: ESTIMATORS[name](key, x, cost))(logits)
+    p = float(jax.nn.sigmoid(-1.0))
+    assert np.isfinite(float(value))
+    np.testing.assert_allclose(slope, [[0, p * (1 - p), -p * (1 - p)]], rtol=1e-5)
+
+
+@pytest.mark.usefixtures("as_a_user")
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda k: estimators.nvil(k, LOGITS, BED.cost, jnp.zeros(4)), "nvil: baseline must be"),
+        (
+            lambda k: estimators.score_function(k, LOGITS, BED.cost, variance=jnp.ones(4)),
+            "score_function: variance must be a scalar",
+        ),
+        (
+            lambda k: gsm.batched(gsm.nvil)(
+                k, jnp.zeros((4, 2, 3)), jnp.sum, baseline=jnp.zeros(4)
+            ),
+            r"nvil: baseline must be a scalar; got shape \(4,\): use jax.vmap over examples",
+        ),
+        (
+            lambda k: estimators.gumbel_softmax(k, LOGITS, jnp.ones((3, 1))),
+            "gumbel_softmax: temperature must be a scalar",
+        ),
+        (
+            lambda k: estimators.rebar(k, LOGITS, BED.cost, eta=jnp.ones(2)),
+            "rebar: eta must be a scalar",
+        ),
+        (
+            lambda k: estimators.gumbel_softmax(k, LOGITS, np.float32(-1)),
+            r"temperature must be positive; got -1\.0",
+        ),
+        (
+            lambda k: estimators.slope_annealed_st(k, LOGITS, float("inf")),
+            "slope must be finite; got inf",
+        ),
+        (lambda k: estimators.rloo(k, LOGITS, lambda z: None), "rloo: f returned None; did you"),
+        (
+            lambda k: estimators.relax(k, LOGITS, BED.cost, lambda y: y),
+            "relax: control must return a scalar for one sample",
+        ),
+    ],
+)
+def test_hyperparameters_and_costs_that_would_be_wrong_in_silence_are_refused(call, message, key):
+    with pytest.raises(ValueError, match=message):
+        call(key)
+
+
+@pytest.mark.usefixtures("as_a_user")
+def test_an_entry_takes_hyperparams_and_a_keyword_counts_before_them(key):
+    with pytest.raises(
+        TypeError, match=r"rloo: the fourth argument of an entry must be gsm\.Hyper"
+    ):
+        ESTIMATORS["rloo"](key, LOGITS, BED.cost, 8)
+    entry, given = ESTIMATORS["gumbel_softmax"], gsm.Hyperparams(temperature=0.1)
+    both = entry(key, LOGITS, BED.cost, given, temperature=0.5)
+    assert float(both) == float(entry(key, LOGITS, BED.cost, temperature=0.5))
+    assert float(both) != float(entry(key, LOGITS, BED.cost, given))
 
 
 @pytest.mark.parametrize("temperature", [0, -0.5])

@@ -9,6 +9,7 @@ import optax
 import pytest
 from jax import random
 
+import gsm
 from gsm import distributions, estimators, learned, testing
 from gsm.registry import ESTIMATORS, Hyperparams
 
@@ -231,6 +232,29 @@ def test_asked_to_learn_nothing_they_leave_the_hyperparameters_alone(key):
         "moments",
         "baseline_network",
     }
+
+
+@pytest.mark.usefixtures("as_a_user")
+def test_relax_on_a_black_box_learns_its_temperature_and_no_weight_of_f(key):
+    def black_box(z):
+        return jax.pure_callback(lambda z: np.float32(z[0, 0] + 1), jnp.float32(0), z)
+
+    entry = ESTIMATORS["relax"]
+    with pytest.raises(ValueError, match=r"need none: .* relax with eta=None"):
+        entry(key, jnp.zeros((2, 3)), black_box, control=jnp.sum)
+    entry = entry._replace(function=functools.partial(gsm.relax, eta=None))
+    parts = learned.learned_parts(entry, 5, (2, 3))
+    start = parts.init(key)
+    assert start["control"].keys() == {"log_temperature"}
+    assert "eta" not in learned.summary(start)
+
+    def loss(logits, own):
+        estimator, hyperparams = parts.attach(own, jnp.ones(5), gsm.Hyperparams())
+        return estimator(key, logits, black_box, hyperparams)
+
+    slope, of_parts = jax.grad(loss, (0, 1))(jnp.zeros((2, 3)), start)
+    assert np.abs(slope).sum() > 0
+    assert np.abs(of_parts["control_network"]["Dense_1"]["kernel"]).sum() > 0
 
 
 def test_an_unknown_baseline_is_told_the_choices():
