@@ -4,7 +4,7 @@
     python -m experiments.report --runs=runs/sweep-table2_probes --runs=results/table2
 
 The protocol of ``table2_cpu.py``, with the entropy of the class left out of the loss or with the
-other sign, as in published code. About 25 minutes for each run on a core.
+other sign, as in published code. 25 minutes to two hours for each run on a core.
 """
 
 from configs.sweeps import table2_cpu

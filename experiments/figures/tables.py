@@ -154,6 +154,8 @@ def draw_classification(
             if of_row:  # a report may have kept no curve of a row
                 style = line_of(row["inference"], len({one["step"] for one in of_row}))
                 style["linestyle"] = ":" if own != "semisup" else "--" if longer else "-"
+                if entropy != 1:
+                    style["linestyle"] = "-." if entropy == 0 else (0, (1, 3))
                 _seeds(ax, of_row, value=name, label=label, **style)
             ax.errorbar(row["steps"], row[of_table], row[f"{of_table}_stderr"], fmt="o", ms=4,
                         color=colour, capsize=3)  # fmt: skip

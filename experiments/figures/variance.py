@@ -160,15 +160,14 @@ def draw_variance(rows: Sequence[Mapping[str, Any]], folder: Path) -> list[Path]
     for step in sorted({row["step"] for row in rows}):
         at_schedule = [row for row in rows if row["step"] == step and row["at"] == "schedule"]
         reference = at_schedule[0]["reference"]
-        about = f"reference: {reference}. Triangle: bias that may be 0, its upper end"
+        triangle = "Triangle: upper limit of a bias that may be 0"
+        about = f"reference: {reference}. {triangle}"
         if at_schedule[0]["reference_error"] is not None:
-            about = (
-                f"reference: mean of {reference}, which is grey's width from the truth. Triangle: "
-                "bias that may be 0"
-            )
+            about = f"reference: mean of {reference}; grey: its error. {triangle}"
+        whose = "all parameters" if group == "all" else f"the {group}"
         title = (
-            f"Gradient by {group} at step {step:,}, {at_schedule[0]['keys']:,} estimates each; "
-            f"95 % bands; {about}"
+            f"Gradient with respect to {whose} at step {step:,}, {at_schedule[0]['keys']:,} "
+            f"estimates each; 95 % bands; {about}"
         )
         path = folder / f"estimators_step{step}.png"
         paths.append(estimators_side_by_side(at_schedule, title, path))

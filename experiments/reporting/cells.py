@@ -13,8 +13,9 @@ _ABOVE = """\
 # Every cell of every table
 
 Mean over the seeds ± standard error beside the published value; minutes of one seed, training and
-tests, on a core or two; the command that trained it. Each folder keeps what its tables were made
-from: `NAME.json` has configuration, seeds, versions, device and commit of every run.
+tests, on a core or two of machines that others used too; the command that trained it. Each folder
+keeps what its tables were made from: `NAME.json` has configuration, seeds, versions, device and
+commit of every run.
 `docs/reproduction.md` says what the tables show, and which protocols can be compared. Written by
 `python -m experiments.report --cells`.
 """
@@ -41,7 +42,8 @@ def _block(table: Table, cells: Sequence[Cell]) -> Block:
     numbers: dict[str, int] = {}
     rows = []
     for cell in cells:
-        command = str(cell.runs[0].provenance["command"])
+        origin = cell.runs[0].provenance
+        command = str(origin.get("sweep", origin["command"]))
         number = numbers.setdefault(command, len(numbers) + 1)
         settings = f" (other settings: {cell.other_settings})" if cell.other_settings else ""
         for measure in table.measures:

@@ -11,6 +11,9 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+SWEEP = "GSM_SWEEP_COMMAND"
+"""The environment variable by which a sweep tells its jobs the command of the user."""
+
 _PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy", "ml_collections")
 
 
@@ -22,7 +25,8 @@ def provenance(*, device: bool = True) -> dict[str, Any]:
     """
     about = {
         "time": datetime.now(UTC).isoformat(timespec="seconds"),
-        "command": shlex.join(["python", "-m", _module_name(), *sys.argv[1:]]),
+        "command": command(),
+        **({"sweep": sweep} if (sweep := os.environ.get(SWEEP)) else {}),
         "git_commit": _git_commit(),
         "python": platform.python_version(),
         **{name: importlib.metadata.version(name) for name in _PACKAGES},
@@ -30,12 +34,20 @@ def provenance(*, device: bool = True) -> dict[str, Any]:
     return about | {"device": _device()} if device else about
 
 
+def command() -> str:
+    """The command of this process."""
+    return shlex.join(["python", "-m", _module_name(), *sys.argv[1:]])
+
+
 def portable(provenance: Mapping[str, Any]) -> dict[str, Any]:
     """Provenance to publish: its command without the folders of the machine that ran it."""
-    arguments = shlex.split(provenance.get("command", ""))
     places = ("--workdir=", "--config.data.dir=")
-    kept = [argument for argument in arguments if not argument.startswith(places)]
-    return {**provenance, "command": shlex.join(kept)}
+    kept = {
+        name: shlex.join(one for one in shlex.split(text) if not one.startswith(places))
+        for name, text in provenance.items()
+        if name in ("command", "sweep")
+    }
+    return {**provenance, **kept}
 
 
 def _device() -> str:

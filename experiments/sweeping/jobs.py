@@ -16,6 +16,8 @@ from experiments.running import command_line
 from experiments.running.interrupts import StopRequest
 from experiments.running.terminal import say
 from experiments.storage.files import write_json
+from experiments.storage.provenance import SWEEP
+from experiments.storage.provenance import command as user_command
 from experiments.storage.records import read_result
 from experiments.sweeping import job as job_command
 from experiments.sweeping import workers
@@ -111,6 +113,7 @@ def run(
         # Of each program from the cache jaxlib 0.10.1 logs 3,000 characters, as if the machine were
         # another one; errors are exceptions and not of this log.
         "TF_CPP_MIN_LOG_LEVEL": "3",
+        SWEEP: user_command(),
     }
     environment = {k: v for k, v in environment.items() if k not in os.environ}
     with StopRequest("stopping: every run saves its state ...", unsaved=True) as stop:

@@ -4,7 +4,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from experiments.storage.provenance import portable, provenance
+from experiments.storage.provenance import SWEEP, portable, provenance
 
 
 def test_provenance_names_command_commit_versions_and_device():
@@ -21,6 +21,13 @@ def test_provenance_without_the_device_does_not_import_jax():
     root = Path(__file__).parents[3]
     ended = subprocess.run([sys.executable, "-c", code], cwd=root, capture_output=True, text=True)
     assert ended.stdout == "False False\n", ended.stderr
+
+
+def test_a_job_names_the_sweep_that_it_is_of(monkeypatch):
+    assert "sweep" not in provenance(device=False)
+    monkeypatch.setenv(SWEEP, "python -m a --workdir=/secret --sweep=b")
+    about = portable(provenance(device=False))
+    assert about["sweep"] == "python -m a --sweep=b"
 
 
 def test_places_are_not_published():
