@@ -5,6 +5,7 @@ A folder is known by its files: ``result.json`` or ``run.json`` of a run, ``swee
 of the commands of these names.
 """
 
+import collections
 import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -239,10 +240,11 @@ def _read_run(folder: Path) -> tuple[Run, list[dict[str, Any]]]:
 
 def _all_runs(runs: dict[Path, Run]) -> str:
     """A line for each run."""
-    metrics = dict.fromkeys(
+    metrics = collections.Counter(
         name for run in runs.values() for name in run.result if name.startswith(("test/", "valid/"))
     )
-    names = sorted(metrics, key=lambda name: (not name.startswith("test/"), name))
+    # Those of the test set first, and of these what most runs have: a screen cuts a wide table.
+    names = sorted(metrics, key=lambda name: (not name.startswith("test/"), -metrics[name], name))
     header = ["run", "task", "estimator", "data", "seed", "steps", "selected step", *names, "s"]
     rows = []
     for folder, run in runs.items():
