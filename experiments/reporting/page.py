@@ -160,10 +160,14 @@ def _table(one: Table, found: reports.Found, folder: Path) -> str:
         parts.append(table(header, ([layouts.inline(t) for t in row] for row in block.rows)))
         parts += layouts.paragraphs(block.below)
     parts.append(_figures(folder))
-    for cell in cells:
-        label = f"{cell.column}, {cell.row}, {cell.steps:,} steps: configuration and provenance"
-        run = cell.runs[0]
-        parts.append(folded(label, _fields(run.config) + _fields(run.provenance)))
+    of_cells = (
+        folded(
+            f"{cell.column}, {cell.row}, {cell.steps:,} steps",
+            _fields(cell.runs[0].config) + _fields(cell.runs[0].provenance),
+        )
+        for cell in cells
+    )
+    parts.append(folded("configuration and provenance of each cell", "\n".join(of_cells)))
     return "\n".join(parts)
 
 
