@@ -723,9 +723,10 @@ def exact(logits: LogitsND, f: Cost) -> Surrogate:
     digits = index[:, None] // k ** jnp.arange(n - 1, -1, -1)[None] % k
     outcomes = jax.nn.one_hot(digits, k, dtype=logits.dtype)
     probs = jnp.exp(jax.vmap(lambda z: distributions.log_prob(z, logits))(outcomes))
-    # f need not be finite at impossible outcomes: it sees the likeliest one in their place.
-    possible = jnp.where((probs == 0)[:, None, None], outcomes[jnp.argmax(probs)], outcomes)
-    return jnp.sum(probs * jax.vmap(scalar_cost(f, "exact", False))(possible))
+    costs = jax.vmap(scalar_cost(f, "exact", False))(outcomes)
+    # f need not be finite at impossible outcomes. They are not replaced before f sees them: under
+    # vmap all examples share what f computes of the outcomes alone.
+    return jnp.sum(probs * jnp.where(probs == 0, 0, costs))
 
 
 @_operator
