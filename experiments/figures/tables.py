@@ -193,7 +193,7 @@ def draw_panels(
       path: where the figure goes.
       panel: the column of the table that has a panel for each of its values.
       title: of a panel, with the value for "{}".
-      value: the column of the curves that is drawn.
+      value: the column of the curves that is drawn, and of the table where a row has no curve.
       label: of the vertical axis.
       published: the column of the table with published values, marked by triangles; the panels
         then have vertical axes of their own.
@@ -214,8 +214,14 @@ def draw_panels(
         for row in (one for one in table if one[panel] == key):
             of_row = [one for one in rows if one["row"] == row["config_hash"]]
             style = line_of(row["estimator"], len({one["step"] for one in of_row}))
-            if of_row:  # a report may have kept no curve of a row
-                shown += _seeds(ax, of_row, value=value, label=row["estimator"], **style)
+            style["label"] = row["estimator"]
+            if of_row:
+                shown += _seeds(ax, of_row, value=value, **style)
+            else:  # the report has no curve of this row: its end alone
+                ax.plot(
+                    row["steps"], row[value], **style | {"markevery": None, "linestyle": "none"}
+                )
+                shown.append(row[value])
             if published and row[published] is not None:
                 ax.plot(last * 1.06, row[published], "<", ms=6, color=style["color"], mfc="none")
                 shown.append(row[published])
