@@ -377,9 +377,7 @@ def fresh(text: str, results: Path = RESULTS) -> str:
         content = copies[name].read_text().strip() if name in copies else TABLES[name]()
         return f"<!-- {name} -->\n{content}\n<!-- end -->"
 
-    return re.sub(
-        r"<!-- (?!test command)([\w ]+) -->\n.*?<!-- end -->", anew, text, flags=re.DOTALL
-    )
+    return _TABLE.sub(anew, text)
 
 
 def main(argv: list[str]) -> None:

@@ -69,8 +69,9 @@ class Grid:
             *_about_seeds(cells, measure),
             *(_OTHER_SETTINGS if notes else ()),
         ]
-        columns = {cell.column: cell.column for cell in cells}
-        columns = {**table.titles, **{k: v for k, v in columns.items() if k not in table.titles}}
+        columns = dict(table.titles)
+        for cell in cells:  # a column without a title comes last, under its key
+            columns.setdefault(cell.column, cell.column)
         rows = []
         for row in _rows(self, table, cells):
             first, second = [], []  # the second for other settings, where there are both

@@ -235,7 +235,7 @@ def test_asked_to_learn_nothing_they_leave_the_hyperparameters_alone(key):
 
 
 @pytest.mark.usefixtures("as_a_user")
-def test_relax_on_a_black_box_learns_its_temperature_and_no_weight_of_f(key):
+def test_relax_on_a_black_box_trains_its_control_and_has_no_weight_of_f(key):
     def black_box(z):
         return jax.pure_callback(lambda z: np.float32(z[0, 0] + 1), jnp.float32(0), z)
 
