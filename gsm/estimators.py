@@ -336,7 +336,7 @@ def gumbel_rao(
     NOTE(paper): the text differentiates through the conditional noise too; that estimates another
     quantity, of relative bias 0.8.
 
-    Cost: ``num_samples + 1`` Gumbel variates for each logit.
+    Cost: ``num_samples + 1`` random words for each logit; ten samples are in memory at a time.
 
     Example:
       >>> z = gsm.gumbel_rao(jax.random.key(0), jnp.zeros((2, 3)), 0.5, num_samples=4)
@@ -347,14 +347,35 @@ def gumbel_rao(
     key_sample, key_noise = random.split(key)
     logits_32 = _in_float32(logits)
     hard = gumbel_max(key_sample, logits_32)
+    if not hard.size:
+        return hard.astype(logits.dtype)  # jax.lax.map in batches divides by the size
 
-    def soft(key):
-        fixed = stop_gradient(logits_32)
-        noise = distributions.conditional_gumbels(key, fixed, hard) - fixed
-        scores = logits_32 + jnp.where(fixed == -jnp.inf, 0, noise)
-        return distributions.softmax(scores, temperature)
+    # exp(-score) of a class is an arrival time, exponential of rate exp(logit). Given which class
+    # is first, it comes at the rate of all classes, and the others wait from there on at their own
+    # rates. `far` is a scale that keeps those of improbable classes in the range of exp().
+    chosen, fixed = hard > 0, stop_gradient(logits_32)
+    depth = -distributions.log_softmax(fixed)
+    possible = depth < jnp.inf
+    far = jnp.where(chosen | ~possible, 0, jnp.maximum(depth - 60, 0))
+    rate = jnp.where(chosen, 0, jnp.exp(depth - far))
+    follow = gradient_only(jnp.where(possible, logits_32, 0))
 
-    mean = jnp.mean(jax.vmap(soft)(random.split(key_noise, num_samples)), axis=0)
+    def flat(x):  # XLA's loops on CPU vectorise along the last axis, and classes are few
+        return jnp.broadcast_to(x, hard.shape).reshape(hard.size)
+
+    @jax.checkpoint
+    def soft(key_data):
+        key = random.wrap_key_data(key_data, impl=random.key_impl(key_noise))
+        wait = distributions.exponential(key, (hard.size,), hard.dtype)
+        first = jnp.sum((wait * flat(hard)).reshape(hard.shape), axis=-1, keepdims=True)
+        arrival = wait * flat(rate) + flat(first) * flat(jnp.exp(-far))
+        scores = flat(follow - far) - jnp.log(arrival)
+        return distributions.softmax(scores.reshape(hard.shape), temperature)
+
+    # Ten samples at a time, drawn again for the gradient: memory does not grow with their number.
+    # As data, since a key that is used twice, even to draw the same, is an error of JAX's checker.
+    keys = random.key_data(random.split(key_noise, num_samples))
+    mean = jnp.mean(jax.lax.map(soft, keys, batch_size=10), axis=0)
     return _hard_with_gradient_of(hard, mean).astype(logits.dtype)
 
 

@@ -287,6 +287,38 @@ def test_gumbel_rao_has_the_mean_of_st_gumbel_softmax_and_less_variance(key):
     np.testing.assert_allclose(single.var(axis=0).sum(), plain.var(axis=0).sum(), rtol=0.05)
 
 
+@pytest.mark.parametrize("temperature", [0.1, 1.0, 50.0])
+@pytest.mark.parametrize("winner", [0, 1])
+@pytest.mark.parametrize("number", [1, 13])
+@pytest.mark.parametrize(
+    "logits",
+    [
+        [[0.3, -1.0], [2.0, 0.0]],
+        [[0.3, -1.0, 0.5], [-2.0, -90.0, 0.0]],
+        [[0.0, -100.0, -1000.0], [0.0, -0.5, -jnp.inf]],
+    ],
+    ids=["two classes", "improbable", "impossible"],
+)
+def test_gumbel_rao_averages_the_softmax_of_conditional_gumbels(
+    logits, number, winner, temperature, monkeypatch, key
+):
+    """Of the same noise, where the classes are as unlikely as e^-1000 too."""
+    logits = jnp.asarray(logits)
+    hard = jax.nn.one_hot(jnp.array([winner, winner]), logits.shape[-1])
+    with_sample(monkeypatch, hard)
+    keys = random.split(random.split(random.clone(key))[1], number)
+    scores = jax.vmap(distributions.conditional_gumbels, (0, None, None))(keys, logits, hard)
+    cotangent = jnp.arange(1.0, 1.0 + logits.size).reshape(logits.shape)
+    by_scores = jax.vjp(lambda x: jax.nn.softmax(x / temperature).mean(axis=0), scores)[1]
+    sampler = functools.partial(estimators.gumbel_rao, temperature=temperature, num_samples=number)
+    np.testing.assert_allclose(
+        pullback(sampler, key, logits, cotangent),
+        by_scores(cotangent)[0].sum(axis=0),
+        rtol=1e-4,
+        atol=1e-6,
+    )
+
+
 def test_relax_with_a_constant_control_variate_alone_is_the_score_function(key):
     """At every key: ``f(z) (z - softmax)``, with z recovered from a linear cost."""
 
