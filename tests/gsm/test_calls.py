@@ -271,6 +271,18 @@ def test_samplers_take_numpy_arrays_and_old_style_keys(name):
     np.testing.assert_array_equal(ours, SAMPLERS[name](random.PRNGKey(0), LOGITS))
 
 
+@over_registry
+def test_every_kind_of_key_of_jax_serves(name):
+    """As one of a minibatch too, compiled; rbg keys hold four words in place of two."""
+    keys = random.split(random.key(0, impl="rbg"), 3)
+
+    def loss(logits):
+        of_keys = jax.vmap(lambda key: call(name, key, logits, cost))
+        return jnp.mean(of_keys(keys))
+
+    assert np.isfinite(jax.jit(jax.grad(loss))(LOGITS)).all()
+
+
 def test_inverse_cdf_refuses_more_classes_than_it_resolves():
     with pytest.raises(ValueError, match=r"at most 100,000 classes; logits have shape \(100001,\)"):
         distributions.inverse_cdf(KEY, jnp.zeros(100_001))
