@@ -1,7 +1,7 @@
 """The folder of a run: config, provenance, metrics, checkpoints, result. Knows no task.
 
 config.json      the resolved config, flat
-provenance.json  command, git commit, versions, device; one entry for each start
+provenance.json  command, git commit, versions, device, options; one entry for each start
 metrics.jsonl    one object a row, flushed as it comes
 checkpoints/     orbax, the last two
 checkpoints.json SHA-256 of their files

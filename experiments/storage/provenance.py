@@ -14,6 +14,14 @@ from typing import Any
 SWEEP = "GSM_SWEEP_COMMAND"
 """The environment variable by which a sweep tells its jobs the command of the user."""
 
+_OPTIONS = {
+    "jax_default_prng_impl": "threefry2x32",
+    "jax_threefry_partitionable": True,
+    "jax_enable_x64": False,
+    "jax_default_matmul_precision": None,
+}
+"""JAX's options that change a run's numbers, and their defaults."""
+
 _PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy", "ml_collections")
 
 
@@ -21,7 +29,8 @@ def provenance(*, device: bool = True) -> dict[str, Any]:
     """Command, git commit, versions and device of this process.
 
     Args:
-      device: whether to include the device, for which jax is imported and started.
+      device: whether to include the device, and the options of JAX and flags of XLA that are not
+        the defaults; for which jax is imported and started.
     """
     about = {
         "time": datetime.now(UTC).isoformat(timespec="seconds"),
@@ -31,7 +40,7 @@ def provenance(*, device: bool = True) -> dict[str, Any]:
         "python": platform.python_version(),
         **{name: importlib.metadata.version(name) for name in _PACKAGES},
     }
-    return about | {"device": _device()} if device else about
+    return about | _computer() if device else about
 
 
 def command() -> str:
@@ -40,22 +49,30 @@ def command() -> str:
 
 
 def portable(provenance: Mapping[str, Any]) -> dict[str, Any]:
-    """Provenance to publish: its command without the folders of the machine that ran it."""
-    places = ("--workdir=", "--config.data.dir=")
+    """Provenance to publish: its command and flags without folders of the machine that ran it."""
+    places = ("--workdir=", "--config.data.dir=", "--xla_dump_to=", "--xla_gpu_cuda_data_dir=")
     kept = {
         name: shlex.join(one for one in shlex.split(text) if not one.startswith(places))
         for name, text in provenance.items()
-        if name in ("command", "sweep")
+        if name in ("command", "sweep", "xla_flags")
     }
     return {**provenance, **kept}
 
 
-def _device() -> str:
+def _computer() -> dict[str, Any]:
     import jax
 
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     kind = jax.devices()[0].device_kind
-    return f"{kind}, {jax.device_count()} device(s), {cores} CPU core(s)"
+    about: dict[str, Any] = {
+        "device": f"{kind}, {jax.device_count()} device(s), {cores} CPU core(s)"
+    }
+    values = {name: getattr(jax.config, name) for name in _OPTIONS}
+    if changed := {name: value for name, value in values.items() if value != _OPTIONS[name]}:
+        about["jax_options"] = changed
+    if flags := os.environ.get("XLA_FLAGS"):
+        about["xla_flags"] = flags
+    return about
 
 
 def _module_name() -> str:

@@ -3,7 +3,7 @@
 A run leaves four files in its folder:
 
     config.json      the configuration, flat, with dotted names
-    provenance.json  command, commit, versions and device, one entry for each start
+    provenance.json  command, commit, versions, device, options, one entry for each start
     metrics.jsonl    one JSON object a line, with the step and the metrics measured there
     result.json      written once, at the end, with the SHA-256 of all but the provenance
 

@@ -4,6 +4,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import jax
+
 from experiments.storage.provenance import SWEEP, portable, provenance
 
 
@@ -11,6 +13,19 @@ def test_provenance_names_command_commit_versions_and_device():
     about = provenance()
     assert {"time", "command", "git_commit", "python", "jax", "numpy"} < set(about)
     assert "CPU core(s)" in about["device"]
+
+
+def test_options_of_jax_and_flags_of_xla_that_change_numbers_are_named(monkeypatch):
+    monkeypatch.delenv("XLA_FLAGS", raising=False)
+    assert not {"jax_options", "xla_flags"} & set(provenance())
+    monkeypatch.setenv("XLA_FLAGS", "--xla_dump_to=/secret --xla_other=1")
+    with jax.default_prng_impl("rbg"), jax.default_matmul_precision("highest"):
+        about = portable(provenance())
+    assert about["xla_flags"] == "--xla_other=1"
+    assert about["jax_options"] == {
+        "jax_default_prng_impl": "rbg",
+        "jax_default_matmul_precision": "highest",
+    }
 
 
 def test_provenance_without_the_device_does_not_import_jax():
