@@ -23,7 +23,12 @@ from experiments.storage.files import finite, read_json, write_json
 PLACES = ("data.dir", "mesh.data")
 """Fields of a configuration that say where data are and where is computed, not what."""
 
-ADDED: Mapping[str, Any] = {"mesh.data": 1, "entropy_weight": 1.0, "num_estimates": 1}
+ADDED: Mapping[str, Any] = {
+    "mesh.data": 1,
+    "entropy_weight": 1.0,
+    "num_estimates": 1,
+    "model.initialization": "lecun_normal",
+}
 """Fields that configurations did not have from the start, oldest first, and what runs without them
 did.
 

@@ -10,9 +10,14 @@ from typing import NamedTuple
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+from jax import random
 from jaxtyping import Array, Float, Int
 
 from gsm.distributions import two_class_logits
+
+INITIALIZATIONS = ("lecun_normal", "pytorch")
+"""Of dense layers with i inputs: truncated normal kernels of variance 1 / i and biases of zero; or
+both uniform in +-1 / sqrt(i), a third of that variance, as PyTorch's ``Linear``."""
 
 
 class Dense(nn.Module):
@@ -20,19 +25,31 @@ class Dense(nn.Module):
 
     Attributes:
       size: width of the output.
-      initial_bias: ``[size]``; zeros without one.
+      initial_bias: ``[size]``; without one that of the initialisation.
+      initialization: one of INITIALIZATIONS.
     """
 
     size: int
     initial_bias: Float[Array, " o"] | None = None
+    initialization: str = "lecun_normal"
 
     @nn.compact
     def __call__(self, x: "Float[Array, '*m i'] | Classes") -> Float[Array, "*m o"]:
-        initial = jnp.zeros(self.size) if self.initial_bias is None else self.initial_bias
-        kernel = self.param("kernel", nn.initializers.lecun_normal(), (x.shape[-1], self.size))
-        bias = self.param("bias", lambda _: jnp.asarray(initial, jnp.float32))
+        of_kernel, of_bias = nn.initializers.lecun_normal(), nn.initializers.zeros
+        if self.initialization == "pytorch":
+            of_kernel = of_bias = _uniform(x.shape[-1] ** -0.5)
+        kernel = self.param("kernel", of_kernel, (x.shape[-1], self.size))
+        if self.initial_bias is not None:
+            initial = jnp.asarray(self.initial_bias, jnp.float32)
+            bias = self.param("bias", lambda _: initial)
+        else:
+            bias = self.param("bias", of_bias, (self.size,))
         product = x @ kernel
         return product + bias.reshape((1,) * (product.ndim - 1) + (self.size,))
+
+
+def _uniform(bound: float) -> nn.initializers.Initializer:
+    return lambda key, shape, *_: random.uniform(key, shape, minval=-bound, maxval=bound)
 
 
 class MLP(nn.Module):
@@ -41,18 +58,21 @@ class MLP(nn.Module):
     Attributes:
       hidden_sizes: widths of the hidden layers.
       output_size: width of the output.
-      output_bias: initial bias ``[output_size]`` of the last layer; zeros without one.
+      output_bias: initial bias ``[output_size]`` of the last layer; without one that of the
+        initialisation.
+      initialization: one of INITIALIZATIONS.
     """
 
     hidden_sizes: Sequence[int]
     output_size: int
     output_bias: Float[Array, " d"] | None = None
+    initialization: str = "lecun_normal"
 
     @nn.compact
     def __call__(self, x: "Float[Array, '*m i'] | Classes") -> Float[Array, "*m o"]:
         for size in self.hidden_sizes:
-            x = nn.relu(Dense(size)(x))
-        return Dense(self.output_size, self.output_bias)(x)
+            x = nn.relu(Dense(size, None, self.initialization)(x))
+        return Dense(self.output_size, self.output_bias, self.initialization)(x)
 
 
 class Latents(NamedTuple):

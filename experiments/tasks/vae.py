@@ -30,7 +30,7 @@ from experiments.tasks.images import (
     images_of,
     output_bias,
 )
-from experiments.tasks.networks import MLP, Latents
+from experiments.tasks.networks import INITIALIZATIONS, MLP, Latents
 from gsm import distributions, estimators
 from gsm.registry import ESTIMATORS, RELAXED, Estimator, Hyperparams
 
@@ -53,6 +53,9 @@ def default_config(dataset: str) -> ConfigDict:
     defaults.linear_maps(config.model)
     config.model.hidden_sizes = ()  # of the encoder, mirrored in the decoder; () is linear
     config.model.prior = "learned"  # or "uniform"
+    # Of the layers: "lecun_normal", or "pytorch", uniform kernels of a third of that variance and
+    # uniform biases.
+    config.model.initialization = "lecun_normal"
     return config
 
 
@@ -62,6 +65,7 @@ def check(config: ConfigDict, checks: Checks) -> None:
     checks.one_of("objective", OBJECTIVES)
     checks.one_of("kl", KL_FORMS)
     checks.one_of("model.prior", PRIORS)
+    checks.one_of("model.initialization", INITIALIZATIONS)
     checks.one_of("model.units", UNITS)
     checks.sizes("model.hidden_sizes")
     check_images(checks)
@@ -126,6 +130,7 @@ def network(config: ConfigDict, mean_image: np.ndarray) -> "CategoricalVAE":
         prior=config.model.prior,
         input_center=center(config, mean_image),
         output_bias=output_bias(config, mean_image),
+        initialization=config.model.initialization,
     )
 
 
@@ -253,6 +258,7 @@ class CategoricalVAE(nn.Module):
       prior: "learned" logits that start uniform, or "uniform".
       input_center: ``[d]``, subtracted from the encoder's input.
       output_bias: ``[d]``, initial bias of the pixel logits.
+      initialization: of all layers, "lecun_normal" or "pytorch".
     """
 
     data_size: int
@@ -263,11 +269,14 @@ class CategoricalVAE(nn.Module):
     prior: str = "learned"
     input_center: Float[Array, " d"] | None = None
     output_bias: Float[Array, " d"] | None = None
+    initialization: str = "lecun_normal"
 
     def setup(self):
         self.latents = Latents(self.num_latents, self.num_classes, self.units)
-        self.encoder = MLP(self.hidden_sizes, self.latents.size)
-        self.decoder = MLP(self.hidden_sizes[::-1], self.data_size, self.output_bias)
+        self.encoder = MLP(self.hidden_sizes, self.latents.size, initialization=self.initialization)
+        self.decoder = MLP(
+            self.hidden_sizes[::-1], self.data_size, self.output_bias, self.initialization
+        )
         if self.prior == "learned":
             self.prior_free_logits = self.param(
                 "prior_logits", nn.initializers.zeros, (self.latents.size,)
