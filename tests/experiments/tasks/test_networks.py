@@ -70,3 +70,21 @@ def test_a_first_map_has_the_parameters_of_flax(key):
     ours, theirs = (one.init(key, x)["params"] for one in (MLP((4,), 3), OfFlax()))
     jax.tree.map(np.testing.assert_array_equal, ours, theirs)
     assert jax.tree.structure(ours) == jax.tree.structure(theirs)
+
+
+def test_pytorch_initialises_kernels_and_biases_uniformly_by_the_number_of_inputs(key):
+    """Variances within five standard errors."""
+    params = MLP((10_000,), 400, initialization="pytorch").init(key, jnp.ones(9))["params"]
+    for layer, inputs in ((params["Dense_0"], 9), (params["Dense_1"], 10_000)):
+        for values in (layer["kernel"], layer["bias"]):
+            scaled = np.asarray(values).ravel() * inputs**0.5
+            assert -1 <= scaled.min() < -0.9
+            assert 0.9 < scaled.max() <= 1
+            error = (1 / 5 - 1 / 9) ** 0.5 / scaled.size**0.5
+            assert abs(np.mean(scaled**2) - 1 / 3) < 5 * error
+
+
+def test_an_initial_bias_is_kept_by_every_initialisation(key):
+    for name in networks.INITIALIZATIONS:
+        params = MLP((4,), 3, jnp.arange(3.0), name).init(key, jnp.ones(5))["params"]
+        np.testing.assert_array_equal(params["Dense_1"]["bias"], [0, 1, 2])
