@@ -10,7 +10,12 @@ from tests.experiments.runs import ROOT
 
 from .finished_runs import read, report, write_run
 
-GREY = {"model.prior": "uniform", "data.binarization": "none", "model.num_classes": 8}
+GREY = {
+    "model.prior": "uniform",
+    "data.binarization": "none",
+    "model.num_classes": 8,
+    "model.initialization": "pytorch",
+}
 
 
 def add(folder, name, seed, loss, **changes):
@@ -24,13 +29,17 @@ def test_grey_images_have_a_table_of_training_losses_and_are_not_in_table_1(tmp_
     add(tmp_path, "a", 0, 124.0)
     add(tmp_path, "b", 1, 126.0)
     add(tmp_path, "c", 0, 99.0, **{"model.num_classes": 10, "model.num_latents": 30})
+    add(tmp_path, "d", 0, 130.0, **{"model.initialization": "lecun_normal"})
     out = tmp_path / "out"
     shown = report(out, tmp_path, draw=True)
-    small, large = read(out / "reinmax.csv")
+    small, other, large = read(out / "reinmax.csv")
     assert (small["shape"], small["seeds"], small["steps"]) == ("8x4", 2, 96_000)
     assert (small["train_nats"], small["stderr"]) == (125.0, 1.0)
     assert (small["published_nats"], large["published_nats"]) == (124.66, 98.37)
     assert large["stderr"] is None
+    assert (other["estimator"], other["initialization"]) == ("reinmax", "lecun_normal")
+    assert (other["train_nats"], other["published_nats"]) == (130.0, None)
+    assert "| `reinmax (lecun_normal)` | 130.00 |" in shown
     assert "125.00 ± 1.00 (124.7)" in shown
     assert not (out / "table1.csv").exists()
     assert (out / "reinmax.png").is_file()
