@@ -352,12 +352,12 @@ def gumbel_rao(
 
     # exp(-score) of a class is an arrival time, exponential of rate exp(logit). Given which class
     # is first, it comes at the rate of all classes, and the others wait from there on at their own
-    # rates. `far` is a scale that keeps those of improbable classes in the range of exp().
+    # rates. `far` is a scale that keeps the waits of improbable classes in the range of exp().
     chosen, fixed = hard > 0, stop_gradient(logits_32)
     depth = -distributions.log_softmax(fixed)
     possible = depth < jnp.inf
     far = jnp.where(chosen | ~possible, 0, jnp.maximum(depth - 60, 0))
-    rate = jnp.where(chosen, 0, jnp.exp(depth - far))
+    mean_wait = jnp.where(chosen, 0, jnp.exp(depth - far))
     follow = gradient_only(jnp.where(possible, logits_32, 0))
 
     def flat(x):  # XLA's loops on CPU vectorise along the last axis, and classes are few
@@ -368,7 +368,7 @@ def gumbel_rao(
         key = random.wrap_key_data(key_data, impl=random.key_impl(key_noise))
         wait = distributions.exponential(key, (hard.size,), hard.dtype)
         first = jnp.sum((wait * flat(hard)).reshape(hard.shape), axis=-1, keepdims=True)
-        arrival = wait * flat(rate) + flat(first) * flat(jnp.exp(-far))
+        arrival = wait * flat(mean_wait) + flat(first) * flat(jnp.exp(-far))
         scores = flat(follow - far) - jnp.log(arrival)
         return distributions.softmax(scores.reshape(hard.shape), temperature)
 

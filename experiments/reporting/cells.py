@@ -15,7 +15,7 @@ _ABOVE = """\
 Mean over the seeds ± standard error beside the published value; minutes of one seed, training and
 tests, on a core or two of machines that others used too; the command that trained it. Each folder
 keeps what its tables were made from: `NAME.json` has configuration, seeds, versions, device and
-commit of every run.
+commit of every run; a config of the same name may have changed since that commit.
 `docs/reproduction.md` says what the tables show, and which protocols can be compared. Written by
 `python -m experiments.report --cells`.
 """

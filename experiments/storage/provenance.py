@@ -29,8 +29,8 @@ def provenance(*, device: bool = True) -> dict[str, Any]:
     """Command, git commit, versions and device of this process.
 
     Args:
-      device: whether to include the device, and the options of JAX and flags of XLA that are not
-        the defaults; for which jax is imported and started.
+      device: whether to include the device, the flags of XLA and the options of JAX that are not
+        at their defaults, for which jax is imported and started.
     """
     about = {
         "time": datetime.now(UTC).isoformat(timespec="seconds"),
