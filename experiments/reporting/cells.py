@@ -13,9 +13,10 @@ _ABOVE = """\
 # Every cell of every table
 
 Mean over the seeds ± standard error beside the published value; minutes of one seed, training and
-tests, on a core or two of machines that others used too; the command that trained it. Each folder
-keeps what its tables were made from: `NAME.json` has configuration, seeds, versions, device and
-commit of every run; a config of the same name may have changed since that commit.
+tests, on a core or two of machines that others used too; the command that trained it, with the
+commit of this repository: a config of the same name may have changed since. Each folder keeps
+what its tables were made from: `NAME.json` has configuration, seeds, versions, device and commit
+of every run.
 `docs/reproduction.md` says what the tables show, and which protocols can be compared. Written by
 `python -m experiments.report --cells`.
 """
@@ -39,11 +40,11 @@ def page(tables: Sequence[Table], results: Path) -> str:
 
 
 def _block(table: Table, cells: Sequence[Cell]) -> Block:
-    numbers: dict[str, int] = {}
+    numbers: dict[str, int] = {}  # of commands, with their commits
     rows = []
     for cell in cells:
         origin = cell.runs[0].provenance
-        command = str(origin.get("sweep", origin["command"]))
+        command = f"`{origin.get('sweep', origin['command'])}`{_at(origin.get('git_commit'))}"
         number = numbers.setdefault(command, len(numbers) + 1)
         settings = f" (other settings: {cell.other_settings})" if cell.other_settings else ""
         for measure in table.measures:
@@ -70,8 +71,16 @@ def _block(table: Table, cells: Sequence[Cell]) -> Block:
         "minutes",
         "command",
     ]
-    return Block([], header, rows, [f"* [{number}] `{text}`" for text, number in numbers.items()])
+    return Block([], header, rows, [f"* [{number}] {text}" for text, number in numbers.items()])
 
 
 def _digits(measure: Measure) -> int:
     return min(measure.digits, 2)
+
+
+def _at(commit: str | None) -> str:
+    """The commit that a command ran at; one with uncommitted changes is marked."""
+    if commit is None:
+        return ""
+    revision, _, changes = commit.partition("+")
+    return f" at `{revision[:7]}`" + (" with changes" if changes else "")

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -152,6 +153,10 @@ def test_the_check_exits_with_1_and_names_what_differs(results, tmp_path):
     assert command("--cells", cwd=tmp_path).returncode == 0
     published = "| VAE (categorical) | `muprop` | `test/nll` | 100,000 | 109.59 | 105.52 | 1 | 5 |"
     assert published in page.read_text()
+    commands = [line for line in page.read_text().splitlines() if line.startswith("* [")]
+    assert commands
+    for line in commands:  # each with the commit that it ran at
+        assert re.search(r"`python -m [^`]+` at `[0-9a-f]{7}`( with changes)?$", line), line
     assert command("--check", cwd=tmp_path).returncode == 0
     path = tmp_path / "results" / "table1" / "table1.csv"
     path.write_text(path.read_text().replace("70.16205", "60.16205"))
