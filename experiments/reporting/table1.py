@@ -47,12 +47,19 @@ def task(run: Run) -> str:
 
 
 def _last_nats(cell: Cell) -> float | None:
-    """Test nats at the last step, of a cell whose runs were tested at an earlier one as well."""
+    """Test nats at the last step, of a cell whose runs were tested at an earlier one as well.
+
+    None as well where a run was tested at an earlier step alone.
+    """
     if not any("last/nll" in run.result for run in cell.runs):
         return None
-    return mean(
-        [run.value("last/nll" if "last/nll" in run.result else "test/nll") for run in cell.runs]
-    ).value
+    values = []
+    for run in cell.runs:
+        at_last = run.result.get("selected_step", run.steps) == run.steps
+        if not at_last and "last/nll" not in run.result:
+            return None
+        values.append(run.value("test/nll" if at_last else "last/nll"))
+    return mean(values).value
 
 
 def belongs(run: Run) -> bool:
@@ -77,11 +84,17 @@ def table(curves: paper.Curves) -> Table:
 
     def draw(rows: Sequence[Row], curve_rows: Sequence[Row], folder: Path) -> list[Path]:
         paths = []
+        steps: dict[tuple[object, ...], set[object]] = {}
+        for row in curve_rows:
+            if row["test_nats"] is not None:
+                steps.setdefault((row["task"], row["run"], row["seed"]), set()).add(row["step"])
+        # Runs without evaluation.curve_images have one point each, which is no curve.
+        with_curves = {one for (one, *_), of_run in steps.items() if len(of_run) > 1}
         # Not beside other data, whose rows have no published value.
         paper_curves = curves if any(row["paper_nats"] is not None for row in rows) else {}
         for name, tasks in _FIGURES.items():
-            if any(row["task"] in tasks for row in curve_rows):
-                titles = {one: TASKS[one] for one in tasks}
+            titles = {one: TASKS[one] for one in tasks if one in with_curves}
+            if titles:
                 path = folder / f"{name}.png"
                 paths.append(figures.draw_overlay(curve_rows, rows, paper_curves, titles, path))
         return paths

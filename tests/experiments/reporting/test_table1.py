@@ -261,10 +261,29 @@ def test_the_last_step_stands_behind_a_slash_where_an_earlier_one_was_tested(tmp
     for seed, last in ((0, 109.5), (1, None)):  # of seed 1 the last step is the best one
         path = write_run(tmp_path, f"run{seed}", "reinmax", 1e-3, seed, 109.0, 107.5)
         result = json.loads((path / "result.json").read_text())
-        result |= {} if last is None else {"last/nll": last}
+        result |= {} if last is None else {"last/nll": last, "selected_step": 25_000}
         (path / "result.json").write_text(json.dumps(result))
     shown = report(tmp_path / "out", tmp_path)
     assert "107.50 ± 0.00 / 108.50" in shown
     assert "Behind a slash: at the last step" in shown
     (row,) = read(tmp_path / "out" / "table1.csv")
     assert (row["test_nats"], row["last_nats"]) == (107.5, 108.5)
+
+
+def test_no_last_step_is_shown_where_a_run_was_tested_at_an_earlier_one_alone(tmp_path):
+    for seed, last in ((0, {"last/nll": 109.5}), (1, {})):
+        path = write_run(tmp_path, f"run{seed}", "reinmax", 1e-3, seed, 109.0, 107.5)
+        result = json.loads((path / "result.json").read_text())
+        (path / "result.json").write_text(json.dumps(result | last | {"selected_step": 25_000}))
+    report(tmp_path / "out", tmp_path)
+    (row,) = read(tmp_path / "out" / "table1.csv")
+    assert (row["test_nats"], row["last_nats"]) == (107.5, None)
+
+
+def test_runs_without_a_learning_curve_are_not_drawn(tmp_path):
+    path = write_run(tmp_path / "runs", "run", "reinmax", 1e-3, 0, 109.0, 107.5)
+    rows = [json.loads(line) for line in (path / "metrics.jsonl").read_text().splitlines()]
+    without = [{k: v for k, v in row.items() if k != "curve/nll"} for row in rows]
+    (path / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in without))
+    report(tmp_path / "out", tmp_path / "runs", draw=True)
+    assert not list((tmp_path / "out").glob("*.png"))
