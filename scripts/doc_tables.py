@@ -127,7 +127,7 @@ def speed() -> str:
 
 def estimator_times() -> str:
     """Time of a training step relative to Gumbel-Softmax."""
-    rows = _bench("cpu")["estimators"]
+    rows = _bench("estimators")["estimators"]
     times = {(row["config"], row["estimator"]): row for row in rows}
     names = dict.fromkeys(row["estimator"] for row in rows)
 
