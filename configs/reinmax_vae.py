@@ -13,7 +13,8 @@ The temperature of ReinMax is ``temperature.backward``, that of the other estima
 
 Networks are initialised as in PyTorch, since this table depends on it (docs/reproduction.md).
 
-NOTE(paper): batches are drawn with replacement here.
+NOTE(paper): batches are drawn with replacement from 50,000 images here; the published runs go
+through all 60,000 of the training set, shuffled anew, and an epoch is 600 steps.
 """
 
 from experiments.tasks import vae
