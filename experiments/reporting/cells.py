@@ -13,10 +13,10 @@ _ABOVE = """\
 # Every cell of every table
 
 Mean over the seeds ± standard error beside the published value; minutes of one seed, training and
-tests, on a core or two of machines that others used too; the command that trained it, with the
-commit of this repository: a config of the same name may have changed since. Each folder keeps
-what its tables were made from: `NAME.json` has configuration, seeds, versions, device and commit
-of every run.
+tests, on a core or two of machines that others used too; the command that trained the first seed,
+with the commit of this repository: a config of the same name may have changed since. Each folder
+keeps what its tables were made from: `NAME.json` has configuration, seeds, versions, device,
+command and commit of every run.
 `docs/reproduction.md` says what the tables show, and which protocols can be compared. Written by
 `python -m experiments.report --cells`.
 """
