@@ -23,6 +23,7 @@ _TITLES = {
     "configs/semisup.py": "semisup",
     "configs/sweeps/table2_probes.py, 0": "table2_probes",
     "configs/sweeps/table2_probes.py, -1": "table2_probes",
+    "configs/sweeps/table2_probes.py, all labels": "table2_probes",
     "configs/semisup_best.py": "semisup_best",
 }
 
@@ -41,15 +42,25 @@ def config_file(run: Run) -> str:
     """The config or sweep file that a run is an instance of."""
     if run.field("consistency.weight") > 0:
         return "configs/semisup_best.py"
-    if run.field("entropy_weight") != 1:
-        return "configs/sweeps/table2_probes.py"
-    return "configs/semisup.py"
+    return "configs/sweeps/table2_probes.py" if _probed(run) else "configs/semisup.py"
 
 
 def _column(run: Run) -> str:
     """Its file and, of a probe, what it probes: a row for each, not the best of them."""
-    entropy = run.field("entropy_weight")
-    return config_file(run) + (f", {entropy:g}" if entropy != 1 else "")
+    return ", ".join(filter(None, (config_file(run), _probed(run))))
+
+
+def _probed(run: Run) -> str:
+    """What a run of ``table2_probes.py`` has that those of ``table2_cpu.py`` have not, or ""."""
+    if (entropy := run.field("entropy_weight")) != 1:
+        return f"{entropy:g}"
+    of_that_size = run.field("batch_size") == 20 and run.field("consistency.weight") == 0
+    return "all labels" if of_that_size and _labelled(run) == run.field("labels.number") else ""
+
+
+def _labelled(one: Run | Cell) -> int:
+    """Labelled images in a step."""
+    return one.field("labels.batch_size") or one.field("labels.number")
 
 
 def _file(cell: Cell) -> str:
@@ -90,8 +101,8 @@ def _told_apart(cells: Sequence[Cell], measure: Measure) -> str:
     return "; ".join(found) or "none"
 
 
-def _protocol(cell: Cell) -> tuple[str, int, int]:
-    return _file(cell), cell.steps, cell.field("batch_size")
+def _protocol(cell: Cell) -> tuple[str, int, int, int]:
+    return _file(cell), cell.steps, cell.field("batch_size"), _labelled(cell)
 
 
 def _weights(cell: Cell) -> str:
@@ -135,13 +146,15 @@ TABLE = Table(
         "best_test_accuracy": _ACCURACY.best,  # of all weights and seeds, as in the paper
         "config_hash": lambda cell: cell.config_hash,
         "entropy_weight": lambda cell: cell.field("entropy_weight"),
+        "labels_batch_size": _labelled,
     },
     layout=Lines(
         title=[
             "Test set: marginal nll (the negative of the paper's bound) in nats, lower is better,",
             "and accuracy, higher is better; in brackets the paper's. Weights: of the labelled",
             "images' bound (`labels.weight`), of their classification loss (`alpha`), and where",
-            "it is not 1 of the class's entropy (`entropy_weight`).",
+            "it is not 1 of the class's entropy (`entropy_weight`). Images of a step: without and",
+            "with labels.",
             "±: standard error of the mean over the seeds; a row of one seed has none.",
         ],
         columns={
@@ -150,7 +163,9 @@ TABLE = Table(
             ),
             "config": lambda cell: f"`{Path(_file(cell)).stem}`",
             "weights": _weights,
-            "steps x images": lambda cell: f"{cell.steps:,} x {cell.field('batch_size')}",
+            "steps x images": lambda cell: (
+                f"{cell.steps:,} x ({cell.field('batch_size')} + {_labelled(cell)})"
+            ),
             "seeds": lambda cell: str(len(cell.runs)),
             "marginal nll": shown(_NLL),
             "accuracy, %": shown(_ACCURACY),

@@ -14,7 +14,10 @@ CONFIG = {
     "optimizer.final_share": 1.0, "optimizer.weight_decay": 0.0, "temperature.floor": 0.5,
     "slope.initial": 1.0, "signal.normalize": False,
 }  # fmt: skip
-CLASSIFIER = {"consistency.weight": 0.0, "labels.weight": 1.0, "batch_size": 100}
+CLASSIFIER = {
+    "consistency.weight": 0.0, "labels.weight": 1.0, "batch_size": 100,
+    "labels.batch_size": 50, "labels.number": 100,
+}  # fmt: skip
 
 
 def write_run(sweep, name, estimator, rate, seed, valid, test, steps=50_000, **changes):

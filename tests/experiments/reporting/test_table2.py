@@ -33,7 +33,7 @@ def test_the_accuracy_on_validation_chooses(tmp_path):
     assert rows["reinmax", "configs/semisup.py"]["accuracy_stderr"] is None
     assert rows["reinmax", "configs/semisup.py"]["paper_marginal_nll"] is None
     assert rows["exact", "configs/semisup_best.py"]["accuracy"] == pytest.approx(97.5)
-    assert "(`exact`) | `semisup` | 1, 0.1 | 50,000 x 100 | 2 | 107.5 ± 0.5 (106.8)" in shown
+    assert "(`exact`) | `semisup` | 1, 0.1 | 50,000 x (100 + 50) | 2 | 107.5 ± 0.5 (106.8)" in shown
     assert [row["alpha"] for row in read(out / "table2_pilots.csv")] == [0.1]
     assert "secret" not in (out / "table2.json").read_text()
     assert not (out / "table1.csv").exists()
@@ -87,13 +87,22 @@ def test_each_probe_has_a_row_and_none_is_chosen_among_them(tmp_path):
         write_classifier(
             tmp_path, f"w{weight}", "exact", 1.0, 0, accuracy, accuracy, entropy_weight=weight
         )
+    for labels, size, accuracy in ((10, 20, 0.93), (0, 20, 0.94), (100, 20, 0.95), (0, 100, 0.89)):
+        write_classifier(
+            tmp_path, f"l{labels}of{size}", "reinmax", 1.0, 0, accuracy, accuracy,
+            batch_size=size, **{"labels.batch_size": labels},
+        )  # fmt: skip
     shown = report(tmp_path / "out", tmp_path, draw=True)
     probes, paper = "configs/sweeps/table2_probes.py", "configs/semisup.py"
     assert {
-        (row["config"], row["entropy_weight"], round(row["accuracy"]))
+        (row["config"], row["entropy_weight"], row["labels_batch_size"], round(row["accuracy"]))
         for row in read(tmp_path / "out" / "table2.csv")
-    } == {(paper, 1, 90), (probes, 0, 91), (probes, -1, 92)}
+    } == {
+        (paper, 1, 50, 90), (probes, 0, 50, 91), (probes, -1, 50, 92),
+        (paper, 1, 10, 93), (probes, 1, 100, 95),
+    }  # fmt: skip
     assert "| `table2_probes` | 1, 1, -1 |" in shown
+    assert "| `table2_probes` | 1, 1 | 50,000 x (20 + 100) |" in shown
     assert (tmp_path / "out" / "table2.png").exists()
 
 
