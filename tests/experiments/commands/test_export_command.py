@@ -40,6 +40,8 @@ def test_exported_functions_compute_what_the_model_does_without_this_project(tmp
     assert {path.name for path in out.iterdir()} == {"encode.bin", "decode.bin", "export.json"}
     about = json.loads((out / "export.json").read_text())
     assert about["platforms"] == ["cpu", "cuda", "tpu"]
+    assert about["config"]["data.name"] == "digits"
+    assert not {"data.dir", "mesh.data"} & about["config"].keys()
     assert about["functions"]["encode"] == {
         "inputs": ["float32[b,784]"], "outputs": ["float32[b,3,10]"]
     }  # fmt: skip
