@@ -21,9 +21,9 @@ _PAPER_ACCURACY = {"exact": 92.6, "gumbel_softmax": 92.4, "st_gumbel_softmax": 9
 
 _TITLES = {
     "configs/semisup.py": "semisup",
-    "configs/sweeps/table2_probes.py, 0": "table2_probes",
-    "configs/sweeps/table2_probes.py, -1": "table2_probes",
-    "configs/sweeps/table2_probes.py, all labels": "table2_probes",
+    "configs/sweeps/table2_probes.py, 0": "table2_probes, entropy 0",
+    "configs/sweeps/table2_probes.py, -1": "table2_probes, entropy -1",
+    "configs/sweeps/table2_probes.py, all labels": "table2_probes, all labels",
     "configs/semisup_best.py": "semisup_best",
 }
 
