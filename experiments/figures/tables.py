@@ -146,8 +146,10 @@ def draw_classification(
             same = [one for one in table if all(one[k] == row[k] for k in ("inference", "config"))]
             longer = row["steps"] > min(one["steps"] for one in same)
             entropy = row["entropy_weight"]
-            details = [own] * (own != "semisup" and entropy == 1)
-            details += [f"entropy times {entropy:g}"] * (entropy != 1)
+            details = [own] * (own == "semisup_best")
+            if own == "table2_probes":
+                changed = f"{row['labels_batch_size']:g} labels a step"
+                details.append(changed if entropy == 1 else f"entropy times {entropy:g}")
             details += [f"{row['steps']:,} steps"] * longer
             label = row["inference"] + (f" ({', '.join(details)})" if details else "")
             of_row = [one for one in rows if one["row"] == row["config_hash"]]
