@@ -922,6 +922,7 @@ def muprop(
     f: Cost,
     baseline: Scalar = 0.0,
     variance: Scalar = 1.0,
+    mean_field: Cost | None = None,
 ) -> Surrogate:
     """The score function with f's expansion around the mean as its control variate.
 
@@ -933,6 +934,9 @@ def muprop(
         :func:`nvil`.
       variance: of that signal, which is divided by ``max(1, sqrt(variance))``, and the gradient
         through the mean with it: both are parts of one estimate.
+      mean_field: the cost that is expanded, of the same shape as f and without randomness; None: f.
+        Where f samples later layers of latents, it is f with each of them at its mean given the
+        one before: the expansion of f itself would be as noisy as their samples.
 
     Returns:
       Surrogate with the value ``f(z)``.
@@ -941,8 +945,9 @@ def muprop(
       TypeError: the logits are not floats, or the key is not a random key.
       ValueError: the logits have the wrong rank, or the keys are several.
 
-    Source: Gu et al. 2016, equations 3 and 11. Unbiased; of variance 0 if f is linear. Nested
-    layers stay unbiased: any expansion that does not depend on the sample will do.
+    Source: Gu et al. 2016, equations 3 and 11, algorithm 1. Unbiased whatever is expanded, as long
+    as it does not depend on the sample; of variance 0 if f is linear. Layers nest: a later one is
+    expanded around its mean given the sample before, where the paper has one mean-field pass.
 
     Cost: two evaluations of f and one of its derivative.
 
@@ -954,7 +959,10 @@ def muprop(
       (2, 3)
     """
     z, mean = gumbel_max(key, logits), distributions.softmax(_in_float32(logits))
-    cost_at_mean, slope = _cost_and_slope(f, stop_gradient(mean).astype(logits.dtype))
+    expanded = f
+    if mean_field is not None:
+        expanded = scalar_cost(mean_field, "muprop", differentiates=True, what="mean_field")
+    cost_at_mean, slope = _cost_and_slope(expanded, stop_gradient(mean).astype(logits.dtype))
     cost = f(z)
     signal = cost - cost_at_mean - jnp.sum(slope * (z - mean))
     score = _score_term(distributions.log_prob(z, logits), signal, baseline, variance)

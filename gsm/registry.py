@@ -185,6 +185,10 @@ class Entry(NamedTuple):
         """Names of the hyperparameters that it reads."""
         return tuple(name for name in Hyperparams._fields if name in _parameters(self.function))
 
+    def takes(self, name: str) -> bool:
+        """Whether the function has a parameter of that name."""
+        return name in _parameters(self.function)
+
     def default(self, name: str) -> Any:
         """Default of a parameter; None if it has no such parameter, or requires it."""
         parameter = _parameters(self.function).get(name)

@@ -4,6 +4,7 @@ Layers of latents with linear maps between them, a sigmoid belief network where 
 Bernoulli units.
 """
 
+import functools
 import math
 from collections.abc import Callable
 
@@ -30,6 +31,7 @@ from experiments.tasks.images import (
 )
 from experiments.tasks.networks import MLP, Latents
 from gsm import distributions
+from gsm.estimators import Cost
 from gsm.registry import Estimator, Hyperparams
 
 # --- configuration ---------------------------------------------------------------------------
@@ -128,10 +130,13 @@ def build(config: ConfigDict, dataset: Dataset) -> Task:
         return {"model": model.init(key, mean)["params"], "estimator": learned}
 
     def loss(params, key, image, hyperparams):
-        def at_layer(layer, inputs):
+        def at_layer(layer, inputs, mean_field):
             inputs = inputs - mean if layer == 0 else inputs
             learned = params["estimator"][f"layer_{layer}"]
-            return parts[layer].attach(learned, inputs, hyperparams)
+            estimator, at = parts[layer].attach(learned, inputs, hyperparams)
+            if entry.takes("mean_field"):
+                estimator = functools.partial(estimator, mean_field=mean_field)
+            return estimator, at
 
         return layered_loss(model, params["model"], key, image[:half], image[half:], at_layer)
 
@@ -234,8 +239,9 @@ class StructuredNetwork(nn.Module):
 
 # --- loss and metrics, each for one example ------------------------------------------------------
 
-AtLayer = Callable[[int, Float[Array, " i"]], tuple[Estimator, Hyperparams]]
-"""The estimator and hyperparameters of a stochastic layer, given the layer's input."""
+AtLayer = Callable[[int, Float[Array, " i"], Cost], tuple[Estimator, Hyperparams]]
+"""The estimator and hyperparameters of a stochastic layer, given the layer's input and the cost of
+its latents with all later layers at their means."""
 
 
 def layered_loss(
@@ -269,7 +275,6 @@ def layered_loss(
     def cost(layer, logits, inputs, key):
         """Surrogate of all from a layer on, given its logits."""
         key_here, key_after = random.split(key)
-        estimator, hyperparams = at_layer(layer, inputs)
 
         def after(z):
             if layer + 1 == model.num_layers:
@@ -278,6 +283,12 @@ def layered_loss(
             key = random.clone(key_after)
             return cost(layer + 1, net.next_logits(layer + 1, z), z.reshape(-1), key)
 
+        def mean_field(z):
+            for later in range(layer + 1, model.num_layers):
+                z = distributions.softmax(net.next_logits(later, z))
+            return -distributions.bernoulli_log_prob(y, net.decode(z))
+
+        estimator, hyperparams = at_layer(layer, inputs, mean_field)
         return estimator(key_here, logits, after, hyperparams)
 
     return cost(0, net.first_logits(x), x, key)

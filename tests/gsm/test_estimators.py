@@ -645,6 +645,19 @@ def test_power_muprop_without_its_correction_fails(key):
     assert_biased(estimates(uncorrected, key, 100_000))
 
 
+def test_muprop_stays_unbiased_whatever_it_expands(key):
+    def other(z):
+        return jnp.sum(jnp.sin(3 * WEIGHTS * z)) ** 2
+
+    def expanding_another(k, x):
+        return estimators.muprop(k, x, BED.cost, mean_field=other)
+
+    samples = estimates(expanding_another, key, 100_000)
+    testing.assert_mean(samples, testing.exact_gradient(BED.logits, BED.cost))
+    with pytest.raises(ValueError, match=r"mean_field .*scalar"):
+        estimators.muprop(random.clone(key), LOGITS, BED.cost, mean_field=lambda z: z[0])
+
+
 def two_layer_muprop(means_at):
     """The second layer of Gu et al. 2016, algorithm 1, with its means taken at ``means_at``.
 

@@ -56,9 +56,12 @@ def enumerated(model, params):
     return first[:, None] * second, log_p
 
 
-def loss(name, model, params, key):
-    def at_layer(layer, inputs):
-        estimator = functools.partial(ESTIMATORS[name].__call__, **cases.REQUIRED.get(name, {}))
+def loss(name, model, params, key, expands=True):
+    def at_layer(layer, inputs, mean_field):
+        keywords = cases.REQUIRED.get(name, {})
+        if expands and ESTIMATORS[name].takes("mean_field"):
+            keywords = {**keywords, "mean_field": mean_field}
+        estimator = functools.partial(ESTIMATORS[name].__call__, **keywords)
         return estimator, Hyperparams(temperature=0.7, baseline=0.5)
 
     return task.layered_loss(model, params, key, X, Y, at_layer)
@@ -101,6 +104,18 @@ def test_every_unbiased_estimator_trains_every_parameter_without_bias(name, key)
     testing.assert_mean(samples, flat(slope))
 
 
+def test_muprop_expands_the_mean_field_network(key):
+    """The first layer's gradient has half the variance of that with f, which samples, expanded."""
+    model, params = make(20, 2)
+
+    def variance(expands):
+        slopes = jax.grad(lambda p, k: loss("muprop", model, p, k, expands))
+        first = jax.jit(jax.vmap(lambda k: flat(slopes(params, k)["maps_0"])))
+        return jnp.sum(jnp.var(first(random.split(random.clone(key), 4_000)), axis=0))
+
+    assert variance(expands=True) < 0.7 * variance(expands=False)
+
+
 @over_shapes
 @pytest.mark.parametrize("m", [1, 2])
 def test_evaluation_is_the_log_mean_exp_over_samples_of_the_model(shape, m, key):
@@ -137,7 +152,7 @@ def test_each_layer_may_have_an_estimator_of_its_own(key):
     model, params = make(2, 3)
     seen = []
 
-    def at_layer(layer, inputs):
+    def at_layer(layer, inputs, mean_field):
         seen.append((layer, inputs.shape))
         return ESTIMATORS[("reinmax", "score_function")[layer]], Hyperparams()
 
