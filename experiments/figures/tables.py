@@ -164,6 +164,7 @@ def draw_classification(
             if (paper := row[f"paper_{of_table}"]) is not None:
                 ax.plot(last * 1.06, paper, "<", ms=6, color=colour, mfc="none")
         ax.set_xlabel("step")
+        ax.xaxis.set_major_locator(matplotlib.ticker.MaxNLocator(4))
         ax.xaxis.set_major_formatter(matplotlib.ticker.FuncFormatter(lambda x, _: f"{x:,.0f}"))
         ax.spines[["top", "right"]].set_visible(False)
     panels[0].set_title("nll, nats per image (lower is better)", fontsize=10, loc="left")
