@@ -949,7 +949,8 @@ def muprop(
     as it does not depend on the sample; of variance 0 if f is linear. Layers nest: a later one is
     expanded around its mean given the sample before, where the paper has one mean-field pass.
 
-    Cost: two evaluations of f and one of its derivative.
+    Cost: two evaluations of f and one of its derivative; with ``mean_field`` one of f, and one of
+    ``mean_field`` and its derivative.
 
     Example:
       >>> def cost(z):

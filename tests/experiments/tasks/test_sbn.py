@@ -13,7 +13,7 @@ from experiments.running import loop, training
 from experiments.tasks import bounds
 from experiments.tasks import sbn as task
 from experiments.tasks.checks import ConfigError
-from gsm import learned, testing
+from gsm import distributions, learned, testing
 from gsm.registry import BERNOULLI_ONLY, ESTIMATORS, Hyperparams
 from tests import cases
 from tests.experiments.runs import small
@@ -189,6 +189,27 @@ def test_every_estimator_trains_the_network(name, digits):  # noqa: F811
         assert (before != now).any()
         scalars = learned.summary(after.params["estimator"])
         assert any(name.endswith("_layer_1") for name in scalars)
+
+
+def test_the_task_gives_muprop_the_mean_field_network(digits, monkeypatch):  # noqa: F811
+    """At the first layer's mean it has the loss of the network with all layers at their means."""
+
+    @functools.wraps(ESTIMATORS["muprop"].function)
+    def at_the_mean(key, logits, f, *, mean_field, **_):
+        return mean_field(jax.nn.softmax(logits))
+
+    entry = ESTIMATORS["muprop"]._replace(function=at_the_mean)
+    monkeypatch.setitem(ESTIMATORS.data, "muprop", entry)
+    config = sbn(estimator="muprop")
+    built = task.build(config, digits)
+    params = built.init(random.key(0))
+    image = built.prepare(random.key(1), jax.tree.map(lambda x: x[0], built.train))
+    loss = built.loss(params, random.key(2), image[None], Hyperparams(baseline=0.0))
+    model, half = task.network(config, built.constants["mean_image"]), image.size // 2
+    logits = model.apply({"params": params["model"]}, image[:half])
+    np.testing.assert_allclose(
+        loss, -distributions.bernoulli_log_prob(image[half:], logits), rtol=1e-5
+    )
 
 
 @pytest.mark.slow
