@@ -4,6 +4,10 @@ Reads the finished runs of one or more sweeps, and what an earlier report kept o
 column and row of a table the configuration is chosen on validation; published values stand beside
 ours. CSV, Markdown, HTML, JSON, curves, pilots and figures go to ``--out``.
 
+``--offered=FOLDER`` is for a table whose settings other runs chose, such as pilots: the runs there
+count as pilots of this table. A cell is marked where it has a setting that most cells of its column
+were not offered.
+
 ``--html=FILE`` writes one page instead, which needs no other file and no network: all runs, sweeps,
 tables and measurements of the folders, such as ``--runs=results``.
 
@@ -30,6 +34,9 @@ _RESULTS = Path("results")
 _RUNS = flags.DEFINE_multi_string(
     "runs", [], "Folder of a sweep or of an earlier report; may be repeated."
 )
+_OFFERED = flags.DEFINE_multi_string(
+    "offered", [], "Folder whose runs chose settings of these cells; may be repeated."
+)
 _PAPER = flags.DEFINE_string("paper", "results/paper", "Folder of the paper's curves.csv.")
 _HTML = flags.DEFINE_string("html", None, "Write only one page, of all that --runs hold, there.")
 _OUT = flags.DEFINE_string("out", None, "Where to write; default: report in the first folder.")
@@ -44,7 +51,7 @@ def write() -> None:
     tables = all_tables(Path(_PAPER.value))
     runs = [Path(folder) for folder in _RUNS.value]
     out = Path(_OUT.value) if _OUT.value else runs[0] / "report"
-    found = folders.find(runs, tables)
+    found = folders.find(runs, tables, [Path(folder) for folder in _OFFERED.value])
     wanted = [table for table in tables if any(map(table.belongs, found.runs))]
     if not wanted:
         raise ReportError("no run belongs to a table")
@@ -97,11 +104,13 @@ def main(argv: list[str]) -> None:
     if len(argv) > 1:
         sys.exit(f"error: expected flags only, got {argv[1]!r}")
     of_results = _CHECK.value or _CELLS.value
-    given = [f"--{flag.name}" for flag in (_RUNS, _OUT, _HTML, _CELLS, _CHECK) if flag.value]
+    options = (_RUNS, _OFFERED, _OUT, _HTML, _CELLS, _CHECK)
+    given = [f"--{option.name}" for option in options if option.value]
     if of_results and len(given) > 1:
         sys.exit(f"error: {given[-1]} concerns results/ alone and excludes {given[0]}")
-    if _HTML.value and _OUT.value:
-        sys.exit("error: --html writes one page instead of the tables in --out: name one of them")
+    if _HTML.value and (_OUT.value or _OFFERED.value):
+        other = "--out" if _OUT.value else "--offered"
+        sys.exit(f"error: --html writes one page instead of tables and excludes {other}")
     if not _RUNS.value and not of_results:
         sys.exit("error: --runs is missing: the folder of a sweep or of an earlier report")
     try:

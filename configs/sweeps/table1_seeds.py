@@ -2,7 +2,7 @@
 
     python -m experiments.sweep --sweep=configs/sweeps/table1_seeds.py:binarized_mnist
     python -m experiments.report --runs=runs/sweep-table1_seeds-binarized_mnist \\
-        --out=results/table1_seeds
+        --offered=results/table1 --out=results/table1_seeds
 
 The cells of ``table1_length.py``. On the VAEs the first seed is run with both weight decays, so
 that validation chooses; the other seeds have the chosen one.

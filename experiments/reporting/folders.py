@@ -29,12 +29,14 @@ class Found(NamedTuple):
     """Rows of the pilots' CSV files of earlier reports, by the name of the table."""
 
 
-def find(folders: Sequence[Path], tables: Sequence[Table]) -> Found:
+def find(folders: Sequence[Path], tables: Sequence[Table], offered: Sequence[Path] = ()) -> Found:
     """The finished runs of sweeps, and what earlier reports kept of theirs.
 
     Args:
       folders: each holds ``points/*/result.json``, the report of a table, or both.
       tables: whose reports to look for.
+      offered: folders of the same kind whose runs are pilots here, tested or not: their settings
+        were offered to the cells.
 
     Raises:
       ReportError: a folder holds neither.
@@ -55,6 +57,11 @@ def find(folders: Sequence[Path], tables: Sequence[Table]) -> Found:
             runs += _read_report(folder, table)
             if (path := folder / table.pilots_file).is_file():
                 pilots[table.name] += read_csv(path, HASHES)
+    for folder in offered:
+        other = find([folder], tables)
+        for table in tables:
+            pilots[table.name] += other.pilots[table.name]
+            pilots[table.name] += map(table.pilot_row, filter(table.belongs, other.runs))
     return Found(list({(run.settings, run.seed): run for run in runs}.values()), pilots)
 
 

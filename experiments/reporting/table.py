@@ -307,6 +307,10 @@ class Table:
             for row in curve
         ]
 
+    def pilot_row(self, run: Run) -> Row:
+        """The row of a run in the pilots' CSV file; empty where the table keeps no pilots."""
+        return {name: of(run) for name, of in self.pilots.items()}
+
     def pilot_rows(self, runs: Sequence[Run], pilots: Sequence[Row] = ()) -> list[Row]:
         """The rows of the pilots' CSV file: earlier ones, and those among the runs.
 
@@ -314,11 +318,7 @@ class Table:
         """
         if not self.pilots:
             return []
-        new = [
-            {name: of(run) for name, of in self.pilots.items()}
-            for run in runs
-            if not self.is_tested(run)
-        ]
+        new = [self.pilot_row(run) for run in runs if not self.is_tested(run)]
         tested = {run.config_hash for run in runs if self.is_tested(run)}
         rows = {row["config_hash"]: row for row in [*pilots, *new]}
         kept = [row for config_hash, row in rows.items() if config_hash not in tested]

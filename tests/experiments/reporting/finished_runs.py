@@ -56,10 +56,10 @@ def write_classifier(sweep, name, estimator, alpha, seed, valid, test, steps=50_
     return folder
 
 
-def report(out, *runs, draw=False, tables=None):
+def report(out, *runs, draw=False, tables=None, offered=()):
     """Write the tables that the runs of some folders belong to; returns them as one text."""
     tables = tables or all_tables(PAPER)
-    found = folders.find(runs, tables)
+    found = folders.find(runs, tables, offered)
     return "\n".join(
         folders.write(table, found, out, draw=draw)
         for table in tables

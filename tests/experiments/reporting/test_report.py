@@ -70,9 +70,13 @@ def test_runs_of_several_data_sets_are_not_compared_and_other_ones_not_with_the_
     [
         (["--cells", "--runs=a"], "--cells concerns results/ alone and excludes --runs"),
         (["--check", "--cells"], "--check concerns results/ alone and excludes --cells"),
-        (["--runs=a", "--html=b", "--out=c"], "--html writes one page instead of the tables in"),
+        (["--cells", "--offered=a"], "--cells concerns results/ alone and excludes --offered"),
+        (["--runs=a", "--html=b", "--out=c"], "--html writes one page instead of tables and"
+         " excludes --out"),
+        (["--runs=a", "--html=b", "--offered=c"], "--html writes one page instead of tables and"
+         " excludes --offered"),
     ],
-)
+)  # fmt: skip
 def test_options_that_exclude_each_other_are_refused(options, message):
     ended = command(*options)
     assert ended.returncode == 1

@@ -205,6 +205,27 @@ def test_settings_that_the_pilots_of_most_had_are_not_marked(tmp_path):
     assert "[1]" not in printed
 
 
+def test_runs_elsewhere_that_chose_the_settings_are_pilots_tested_or_not(tmp_path):
+    """They are offers to the cells, not cells, and a later report of the table keeps them."""
+    cells, chose, out = (tmp_path / name for name in ("cells", "chose", "out"))
+    decays = {"gumbel_softmax": 0.01, "darn": 0.0, "muprop": 0.0}
+    for estimator, decay in decays.items():
+        own = {"optimizer.weight_decay": decay}
+        write_run(cells, estimator, estimator, 3e-3, 0, 109.0, 108.5, **own)
+        own = {"optimizer.weight_decay": 0.01 - decay}
+        test = None if estimator == "muprop" else 99.0
+        write_run(chose, f"{estimator}2", estimator, 3e-3, 0, 119.5, test, 20_000, **own)
+    alone = report(tmp_path / "alone", cells)
+    assert "* [1] `optimizer.weight_decay` 0.01\n" in alone
+    printed = report(out, cells, offered=[chose])
+    assert "[1]" not in printed
+    assert "99.00" not in printed
+    assert {row["config_hash"] for row in read(out / "pilots.csv")} == {f"{e}2" for e in decays}
+    assert report(tmp_path / "again", out) == printed
+    # Of an earlier report the pilots are offers as well, and its cells.
+    assert report(tmp_path / "other", cells, offered=[out]) == printed
+
+
 @pytest.mark.parametrize(
     ("seeds", "spread", "changes", "bold"),
     [(3, 0.1, {}, True), (3, 2.0, {}, False), (2, 0.5, {}, False), (1, 0.0, {}, False),
