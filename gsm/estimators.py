@@ -348,7 +348,7 @@ def gumbel_rao(
     logits_32 = _in_float32(logits)
     hard = gumbel_max(key_sample, logits_32)
     if not hard.size:
-        return hard.astype(logits.dtype)  # jax.lax.map in batches divides by the size
+        return hard.astype(logits.dtype)
 
     # exp(-score) of a class is an arrival time, exponential of rate exp(logit). Given which class
     # is first, it comes at the rate of all classes, and the others wait from there on at their own
@@ -357,25 +357,36 @@ def gumbel_rao(
     depth = -distributions.log_softmax(fixed)
     possible = depth < jnp.inf
     far = jnp.where(chosen | ~possible, 0, jnp.maximum(depth - 60, 0))
-    mean_wait = jnp.where(chosen, 0, jnp.exp(depth - far))
-    follow = gradient_only(jnp.where(possible, logits_32, 0))
+    follow = gradient_only(jnp.where(possible, logits_32, 0)) - far
 
-    def flat(x):  # XLA's loops on CPU vectorise along the last axis, and classes are few
-        return jnp.broadcast_to(x, hard.shape).reshape(hard.size)
+    def classes_first(x):  # XLA's loops on CPU vectorise along the last axis, and classes are few
+        return jnp.broadcast_to(x, hard.shape).reshape(-1, hard.shape[-1]).T
+
+    first, level, near = classes_first(hard), classes_first(follow), classes_first(jnp.exp(-far))
+    mean_wait = classes_first(jnp.where(chosen, 0, jnp.exp(depth - far)))
 
     @jax.checkpoint
-    def soft(key_data):
-        key = random.wrap_key_data(key_data, impl=random.key_impl(key_noise))
-        wait = distributions.exponential(key, (hard.size,), hard.dtype)
-        first = jnp.sum((wait * flat(hard)).reshape(hard.shape), axis=-1, keepdims=True)
-        arrival = wait * flat(mean_wait) + flat(first) * flat(jnp.exp(-far))
-        scores = flat(follow - far) - jnp.log(arrival)
-        return distributions.softmax(scores.reshape(hard.shape), temperature)
+    def soft(wait):
+        wait_for_first = jnp.sum(wait * first, axis=0, keepdims=True)
+        arrival = wait * mean_wait + wait_for_first * near
+        return jax.nn.softmax(distributions.temper(level - jnp.log(arrival), temperature), axis=0)
 
     # Ten samples at a time, drawn again for the gradient: memory does not grow with their number.
-    # As data, since a key that is used twice, even to draw the same, is an error of JAX's checker.
-    keys = random.key_data(random.split(key_noise, num_samples))
-    mean = jnp.mean(jax.lax.map(soft, keys, batch_size=10), axis=0)
+    # Their noise is drawn before the loop that uses it, since XLA on CPU would draw it in there
+    # once for each use. Keys are passed as data: a key that is used twice, even to draw the same,
+    # is an error of JAX's checker.
+    @functools.partial(jax.checkpoint, static_argnums=1)
+    def total(key_data, number):
+        key = random.wrap_key_data(key_data, impl=random.key_impl(key_noise))
+        waits = distributions.exponential(key, (number, *first.shape), hard.dtype)
+        return jnp.sum(jax.lax.map(soft, waits), axis=0)
+
+    tens, rest = divmod(num_samples, 10)
+    keys = random.key_data(random.split(key_noise, tens + 1))
+    mean = jnp.sum(jax.lax.map(lambda key: total(key, 10), keys[:tens]), axis=0)
+    if rest:
+        mean += total(keys[tens], rest)
+    mean = (mean / num_samples).T.reshape(hard.shape)
     return _hard_with_gradient_of(hard, mean).astype(logits.dtype)
 
 

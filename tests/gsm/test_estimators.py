@@ -308,8 +308,19 @@ def test_gumbel_rao_averages_the_softmax_of_conditional_gumbels(logits, number, 
         sampler = functools.partial(
             estimators.gumbel_rao, temperature=temperature, num_samples=number
         )
-        keys = random.split(random.split(key)[1], number)
-        scores = jax.vmap(distributions.conditional_gumbels, (0, None, None))(keys, logits, hard)
+        groups = [10] * (number // 10) + [number % 10]
+        keys = random.split(random.split(key)[1], len(groups))
+        waits = jnp.concatenate([
+            distributions.exponential(k, (m, *hard.T.shape))
+            for k, m in zip(keys, groups, strict=True)
+        ])  # fmt: skip
+
+        def conditional(noise):
+            with monkeypatch.context() as patched:
+                patched.setattr(distributions, "gumbel", lambda *_: noise)
+                return distributions.conditional_gumbels(key, logits, hard)
+
+        scores = jax.vmap(conditional)(-jnp.log(waits).swapaxes(1, 2))
         by_scores = jax.vjp(lambda x: jax.nn.softmax(x / temperature).mean(axis=0), scores)[1]
         ours = pullback(sampler, random.clone(key), logits, cotangent)
         return ours, by_scores(cotangent)[0].sum(axis=0)
