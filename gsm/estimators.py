@@ -356,20 +356,21 @@ def gumbel_rao(
     chosen, fixed = hard > 0, stop_gradient(logits_32)
     depth = -distributions.log_softmax(fixed)
     possible = depth < jnp.inf
-    far = jnp.where(chosen | ~possible, 0, jnp.maximum(depth - 60, 0))
-    follow = gradient_only(jnp.where(possible, logits_32, 0)) - far
+    far = jnp.where(possible, jnp.maximum(depth - 60, 0), 1e30)
+    mean_wait = jnp.where(chosen, 0, jnp.exp(jnp.where(possible, depth - far, 0)))
+    far = jnp.where(chosen, 0, far)
+    follow = gradient_only(jnp.where(possible, logits_32, 0))
+    distributions.check_positive(temperature, "temperature")
 
     def classes_first(x):  # XLA's loops on CPU vectorise along the last axis, and classes are few
         return jnp.broadcast_to(x, hard.shape).reshape(-1, hard.shape[-1]).T
 
-    first, level, near = classes_first(hard), classes_first(follow), classes_first(jnp.exp(-far))
-    mean_wait = classes_first(jnp.where(chosen, 0, jnp.exp(depth - far)))
+    times = [classes_first(x) for x in (hard, mean_wait, jnp.exp(-far), far)]
+    scores = classes_first(follow)
 
     @jax.checkpoint
     def soft(wait):
-        wait_for_first = jnp.sum(wait * first, axis=0, keepdims=True)
-        arrival = wait * mean_wait + wait_for_first * near
-        return jax.nn.softmax(distributions.temper(level - jnp.log(arrival), temperature), axis=0)
+        return _softmax_of_arrivals(scores, jnp.asarray(temperature, hard.dtype), wait, *times)
 
     # Ten samples at a time, drawn again for the gradient: memory does not grow with their number.
     # Their noise is drawn before the loop that uses it, since XLA on CPU would draw it in there
@@ -378,7 +379,7 @@ def gumbel_rao(
     @functools.partial(jax.checkpoint, static_argnums=1)
     def total(key_data, number):
         key = random.wrap_key_data(key_data, impl=random.key_impl(key_noise))
-        waits = distributions.exponential(key, (number, *first.shape), hard.dtype)
+        waits = distributions.exponential(key, (number, *scores.shape), hard.dtype)
         return jnp.sum(jax.lax.map(soft, waits), axis=0)
 
     tens, rest = divmod(num_samples, 10)
@@ -388,6 +389,30 @@ def gumbel_rao(
         mean += total(keys[tens], rest)
     mean = (mean / num_samples).T.reshape(hard.shape)
     return _hard_with_gradient_of(hard, mean).astype(logits.dtype)
+
+
+def _scores_of_arrivals(logits, temperature, wait, first, mean_wait, near, far):
+    # Classes are the first axis. Relative to the score of the class that is first, which is the
+    # largest. The logits are zeros that carry the gradient: their values are in the other inputs.
+    wait_for_first = jnp.sum(wait * first, axis=0, keepdims=True)
+    arrival = wait * (mean_wait / wait_for_first) + near
+    scores = logits - far - jnp.log(arrival)
+    soft = jnp.exp(scores / temperature)
+    return scores, soft / jnp.sum(soft, axis=0, keepdims=True)
+
+
+@jax.custom_jvp
+def _softmax_of_arrivals(logits, temperature, *times):
+    return _scores_of_arrivals(logits, temperature, *times)[1]
+
+
+@_softmax_of_arrivals.defjvp
+def _(primals, tangents):
+    # By rule, since XLA on CPU computes what autodiff keeps anew for each use.
+    scores, soft = _scores_of_arrivals(*primals)
+    temperature = primals[1]
+    moves = (tangents[0] - scores * (tangents[1] / temperature)) / temperature
+    return soft, soft * (moves - jnp.sum(soft * moves, axis=0, keepdims=True))
 
 
 @sampler
