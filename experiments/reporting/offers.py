@@ -37,7 +37,8 @@ class Offers(NamedTuple):
 
         Args:
           column: the tested runs of a column, by row key.
-          pilots: rows of the pilots' CSV file for this column: what else was tried.
+          pilots: rows of the pilots' CSV file for this column: what else was tried, also by rows
+            of the table that have no tested run in this column yet.
 
         Returns:
           A function of row key and run; its text is empty where nothing differs.
@@ -60,16 +61,17 @@ class Offers(NamedTuple):
         self, column: Mapping[str, Sequence[Run]], pilots: Sequence[Row]
     ) -> dict[str, dict[str, set[str]]]:
         """The values of the common fields, as JSON, that each row of a column was run with."""
-        tried: dict[str, dict[str, set[str]]] = {row: {} for row in column}
+        tried: dict[str, dict[str, set[str]]] = {}
         for row, runs in column.items():
             for run in runs:
                 for name, value in self._common(run.config).items():
-                    tried[row].setdefault(name, set()).add(value)
-        for pilot in (one for one in pilots if one[self.pilot_row] in tried):
+                    tried.setdefault(row, {}).setdefault(name, set()).add(value)
+        for pilot in pilots:
+            of_row = tried.setdefault(pilot[self.pilot_row], {})
             for csv_column, name in self.pilots.items():
                 if pilot.get(csv_column) is not None:  # an older report did not keep all of them
                     value = json.dumps(float(pilot[csv_column]))
-                    tried[pilot[self.pilot_row]].setdefault(name, set()).add(value)
+                    of_row.setdefault(name, set()).add(value)
         return tried
 
     def _common(self, config: Row) -> dict[str, str]:
@@ -81,12 +83,14 @@ class Offers(NamedTuple):
 
 
 def _offered_to_most(tried: Mapping[str, Mapping[str, set[str]]]) -> dict[str, set[str]]:
-    """For each field the values that more than half of the rows were run with."""
+    """For each field the values that more than half of the rows with that field were run with."""
     counts: dict[str, Counter[str]] = {}
+    rows: Counter[str] = Counter()
     for values in tried.values():
+        rows.update(values.keys())
         for name, of_field in values.items():
             counts.setdefault(name, Counter()).update(of_field)
     return {
-        name: {value for value, number in of_field.items() if number > len(tried) / 2}
+        name: {value for value, number in of_field.items() if number > rows[name] / 2}
         for name, of_field in counts.items()
     }

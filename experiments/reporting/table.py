@@ -231,8 +231,9 @@ class Table:
             of_column = groups.setdefault((self.column(run), run.steps), {})
             of_column.setdefault(self.row(run), []).append(run)
         cells = []
+        rows = {row for of_rows in groups.values() for row in of_rows}
         for (column, _), of_rows in groups.items():
-            differences = self._differences(column, of_rows, pilots)
+            differences = self._differences(column, of_rows, rows, pilots)
             for row, rivals in of_rows.items():
                 of_config: dict[str, list[Run]] = {}
                 for run in rivals:
@@ -263,12 +264,16 @@ class Table:
         )
 
     def _differences(
-        self, column: str, of_rows: Mapping[str, list[Run]], pilots: Sequence[Row]
+        self, column: str, of_rows: Mapping[str, list[Run]], rows: set[str], pilots: Sequence[Row]
     ) -> Callable[[str, Run], str]:
-        if self.offers is None:
+        if (offers := self.offers) is None:
             return lambda row, run: ""
-        of_column = [row for row in pilots if row[self.offers.pilot_column] == column]
-        return self.offers.differences(of_rows, of_column)
+        of_column = [
+            pilot
+            for pilot in pilots
+            if pilot[offers.pilot_column] == column and pilot[offers.pilot_row] in rows
+        ]
+        return offers.differences(of_rows, of_column)
 
     def csv_rows(self, cells: Iterable[Cell]) -> list[Row]:
         """The rows of NAME.csv."""

@@ -205,6 +205,20 @@ def test_settings_that_the_pilots_of_most_had_are_not_marked(tmp_path):
     assert "[1]" not in printed
 
 
+def test_what_others_were_offered_counts_before_their_cells_are_there(tmp_path):
+    """A table that is still being filled marks what the whole one would."""
+    low = {"temperature.floor": 0.3}
+    _, printed = made(tmp_path, [
+        ("gumbel_softmax", 3e-3, 0, 110.0, 108.5, {}),
+        ("gumbel_softmax", 3e-3, 0, 107.0, 104.0, low),
+        ("darn", 3e-3, 0, 115.0, None, {"steps": 20_000}),
+        ("darn", 3e-3, 0, 62.0, 61.0, {"task": "sbn"}),
+    ])  # fmt: skip
+    assert "| `gumbel_softmax` |  |  |  | 108.50 (106.7) |" in printed
+    assert "| `gumbel_softmax`, other settings |  |  |  | 104.00 [1] (106.7) |" in printed
+    assert "* [1] `temperature.floor` 0.3\n" in printed
+
+
 def test_runs_elsewhere_that_chose_the_settings_are_pilots_tested_or_not(tmp_path):
     """They are offers to the cells, not cells, and a later report of the table keeps them."""
     cells, chose, out = (tmp_path / name for name in ("cells", "chose", "out"))
