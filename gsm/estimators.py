@@ -366,11 +366,11 @@ def gumbel_rao(
         return jnp.broadcast_to(x, hard.shape).reshape(-1, hard.shape[-1]).T
 
     times = [classes_first(x) for x in (hard, mean_wait, jnp.exp(-far), far)]
-    scores = classes_first(follow)
+    carrier = classes_first(follow)
 
     @jax.checkpoint
     def soft(wait):
-        return _softmax_of_arrivals(scores, jnp.asarray(temperature, hard.dtype), wait, *times)
+        return _softmax_of_arrivals(carrier, jnp.asarray(temperature, hard.dtype), wait, *times)
 
     # Ten samples at a time, drawn again for the gradient: memory does not grow with their number.
     # Their noise is drawn before the loop that uses it, since XLA on CPU would draw it in there
@@ -379,7 +379,7 @@ def gumbel_rao(
     @functools.partial(jax.checkpoint, static_argnums=1)
     def total(key_data, number):
         key = random.wrap_key_data(key_data, impl=random.key_impl(key_noise))
-        waits = distributions.exponential(key, (number, *scores.shape), hard.dtype)
+        waits = distributions.exponential(key, (number, *carrier.shape), hard.dtype)
         return jnp.sum(jax.lax.map(soft, waits), axis=0)
 
     tens, rest = divmod(num_samples, 10)
