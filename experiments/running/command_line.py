@@ -179,7 +179,12 @@ def _check_overrides(argv: Sequence[str]) -> None:
     options = [argument.lstrip("-").partition("=") for argument in argv if argument.startswith("-")]
     named = [value for name, _, value in options if name == "config"]
     if not any(named):
-        raise ConfigError("name the experiment: --config=configs/cat_vae.py:digits, for example")
+        written = [name.partition(".")[0] for name, _, _ in options if name]
+        known_flags = {*flags.FLAGS, *(f"no{name}" for name in flags.FLAGS)}
+        unknown = "".join(f"no flag --{name}; " for name in written if name not in known_flags)
+        raise ConfigError(
+            f"{unknown}name the experiment: --config=configs/cat_vae.py:digits, for example"
+        )
     if len(named) > 1:
         raise ConfigError(f"--config is given more than once: {', '.join(named)}")
     first = next(name for name, _, _ in options if name.partition(".")[0] == "config")
