@@ -104,13 +104,20 @@ def test_pilots_go_by_the_metric_that_the_config_selects(tmp_path):
     assert [row["level"] for row in rows_of(workdir / "sweep.csv")] == ["run", "configuration"]
 
 
+ONE_TASK = {"SLURM_ARRAY_TASK_ID": "0", "SLURM_ARRAY_TASK_COUNT": "1", "PYTHON": sys.executable}
+
+
 @pytest.mark.slow
-def test_ctrl_c_saves_the_runs_and_the_same_command_resumes_them(tmp_path):
+@pytest.mark.parametrize(
+    "program", [[sys.executable, "-m", "experiments.sweep"], ["bash", "scripts/sweep.slurm"]]
+)
+def test_sigterm_saves_the_runs_and_the_same_command_resumes_them(program, tmp_path):
+    """To the process that was started: SLURM's is the shell of its script."""
     path = write_sweep(tmp_path, [{"num_steps": 3_000, "seed": seed} for seed in (0, 1)])
     workdir = tmp_path / "w"
     arguments = [f"--sweep={path}", f"--workdir={workdir}", "--backend=here", "--together=2"]
     started = subprocess.Popen(
-        [sys.executable, "-m", "experiments.sweep", *arguments],
+        [*program, *arguments], env=os.environ | ONE_TASK,
         cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
     )  # fmt: skip
     wait_for_rows(workdir)
