@@ -97,7 +97,10 @@ def check() -> None:
 def _parse(argv: list[str]) -> list[str]:
     if text := explain.answer(argv):
         explain.print_and_exit(text)
-    return flags.FLAGS(argv)
+    try:
+        return flags.FLAGS(argv)
+    except flags.Error as error:
+        sys.exit(f"error: {error}")
 
 
 def main(argv: list[str]) -> None:

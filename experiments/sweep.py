@@ -112,6 +112,8 @@ def main() -> None:
     path, _, argument = named.partition(":")
     varied = [axis.partition("=")[0] for axis in (*_SEARCH.value, *_GRID.value)]
     space = search.space(_SEARCH.value, sweep.points[0].config) if _SEARCH.value else {}
+    if both := sorted(space.keys() & {axis.partition("=")[0] for axis in _GRID.value}):
+        raise ConfigError(f"{both[0]} is in both --search and --grid; give it once")
     if space and len(sweep.points) > 1:
         raise ConfigError("--search: give --grid one value for each field")
     default = "-".join(filter(None, ("sweep", Path(path).stem, argument, *varied)))
@@ -175,13 +177,20 @@ def _search(
 ) -> list[points.Point]:
     """Train the points of a search, and list them."""
 
+    proposed: list[points.Point] = []
+    of_run: dict[str, float | None] = {}
+
     def costs(batch: list[points.Point]) -> list[float | None]:
-        unique = {point.hash: point for point in batch}
-        of_each = {one.point.hash: outcomes.cost(one) for one in train(list(unique.values()))}
-        for one, point in unique.items():
+        proposed.extend(batch)
+        first = {point.hash: same[0] for same in points.runs(proposed) for point in same}
+        runs = {first[point.hash].hash: first[point.hash] for point in batch}
+        new = [run for name, run in runs.items() if name not in of_run]
+        of_run.update((one.point.hash, outcomes.cost(one)) for one in train(new))
+        ends = [of_run[first[point.hash].hash] for point in batch]
+        for point, end in zip(batch, ends, strict=True):
             what = ", ".join(f"{name}={point.field(name)}" for name in space)
-            say(f"{what}: {'failed' if of_each[one] is None else f'{of_each[one]:.6g}'}")
-        return [of_each[point.hash] for point in batch]
+            say(f"{what}: {'failed' if end is None else f'{end:.6g}'}")
+        return ends
 
     return list(search.propose(space, base.overrides, _TRIALS.value, at_once, costs))
 

@@ -10,6 +10,7 @@ from ml_collections import ConfigDict
 
 from experiments.running import command_line, devices, loop
 from experiments.running import config as configuration
+from experiments.tasks.checks import ConfigError
 
 _CONFIG = command_line.define_config()
 _WORKDIR = flags.DEFINE_string(
@@ -34,8 +35,13 @@ def default_workdir(config: ConfigDict, config_file: str) -> Path:
 
 def main() -> None:
     config = configuration.check(_CONFIG.value)
+    number, own = _NUM_PROCESSES.value, _PROCESS_ID.value
+    if own >= number:
+        raise ConfigError(f"--process_id must be below --num_processes, {number}; got {own}")
+    if number > 1 and not _COORDINATOR.value:
+        raise ConfigError("--num_processes needs --coordinator=HOST:PORT, the same in all")
     if _COORDINATOR.value:
-        devices.start(_COORDINATOR.value, _NUM_PROCESSES.value, _PROCESS_ID.value)
+        devices.start(_COORDINATOR.value, number, own)
     workdir = Path(_WORKDIR.value or default_workdir(config, command_line.config_file()))
     result = loop.train(config, workdir)
     if not devices.is_first():

@@ -390,7 +390,7 @@ def _lengths(reference: Gradient, estimate: Gradient) -> tuple[dict, dict]:
     for name in (*_groups(reference), ALL):
         ours, target = _group(estimate, name), _group(reference, name)
         squares[name] = _dot(ours, ours)
-        lengths = jnp.sqrt(squares[name] * _dot(target, target))
+        lengths = jnp.sqrt(squares[name]) * jnp.sqrt(_dot(target, target))
         cosines[name] = jnp.where(lengths > 0, _dot(ours, target) / lengths, 0)
     return squares, cosines
 

@@ -797,7 +797,8 @@ def conditional_gumbels(
     smaller = jnp.minimum(below, largest)
     gap = jnp.log(1 + jnp.exp(-jnp.abs(below - largest)))
     truncated = jnp.where(masked, -jnp.inf, smaller - gap)
-    return jnp.where(z > 0, largest, truncated) + 0 * z  # NaN in, NaN out
+    scores = jnp.where(z > 0, largest, truncated) + 0 * z  # NaN in, NaN out
+    return jnp.where(jnp.all(masked, axis=-1, keepdims=True), jnp.nan, scores)
 
 
 def log_prob(z: LogitsND, logits: LogitsND) -> Float[Array, ""]:
@@ -899,7 +900,10 @@ def _plogp(logit: Array, prob: Array, log_ratio: Array) -> Array:
     # Not `logit > -inf`, which is false for NaN too and would hide it; nor where no class is
     # possible, whose probabilities are NaN.
     impossible = (logit == -jnp.inf) & (prob == 0)
-    return jnp.where(impossible, 0, prob * jnp.where(impossible, 0, log_ratio))
+    product = prob * jnp.where(impossible, 0, log_ratio)
+    # A probability that underflows is not 0: where p is, the divergence is infinite.
+    underflows = (logit > -jnp.inf) & (prob == 0) & (log_ratio == jnp.inf)
+    return jnp.where(impossible, 0, jnp.where(underflows, jnp.inf, product))
 
 
 def entropy(logits: LogitsND) -> Float[Array, ""]:
@@ -1052,6 +1056,7 @@ def log_gumbel_softmax_log_density(
     _check_examples("log_gumbel_softmax_log_density", log_z=log_z, logits=logits)
     check_positive(temperature, "temperature")
     n, k = logits.shape
+    log_z, logits = (x.astype(_compute_dtype(x)) for x in (log_z, logits))
     scores = logits - temperature * log_z
     constant = math.lgamma(k) + (k - 1) * jnp.log(temperature)
     tilt = jnp.sum(scores, axis=-1) - k * jax.nn.logsumexp(scores, axis=-1)
@@ -1085,7 +1090,7 @@ def gumbel_softmax_log_density(
       1.0
     """
     _check_examples("gumbel_softmax_log_density", z=z, logits=logits)
-    log_z = jnp.log(z)
+    log_z = jnp.log(z.astype(_compute_dtype(z)))
     return log_gumbel_softmax_log_density(log_z, logits, temperature) - jnp.sum(log_z)
 
 
@@ -1114,6 +1119,8 @@ def bernoulli_log_prob(x: Float[Array, " d"], logits: Float[Array, " d"]) -> Flo
       0.25
     """
 
+    x, logits = (value.astype(_compute_dtype(value)) for value in (x, logits))
+
     def grouped(values, filling):
         # Summed and multiplied along the major axis, which XLA vectorises.
         rest = -values.shape[0] % _PIXELS_PER_LOGARITHM
@@ -1127,7 +1134,8 @@ def bernoulli_log_prob(x: Float[Array, " d"], logits: Float[Array, " d"]) -> Flo
 
 @functools.partial(bernoulli_log_prob.defjvp, symbolic_zeros=True)
 def _bernoulli_log_prob_jvp(primals, tangents):
-    (x, logits), (x_dot, logits_dot) = primals, tangents
+    x, logits = (value.astype(_compute_dtype(value)) for value in primals)
+    x_dot, logits_dot = tangents
     terms = []
     if not isinstance(logits_dot, SymbolicZero):
         terms.append((x - jax.nn.sigmoid(logits)) * logits_dot)

@@ -72,11 +72,39 @@ _BIASES = {
     "none": "biased",
 }
 _REQUIRED = inspect.Parameter.empty
+_BY_POSITION = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
 
 
-@functools.cache
 def _parameters(function: Callable[..., Any]) -> Mapping[str, inspect.Parameter]:
+    # Not cached: a partial may hold traced values, which a cache would keep alive.
     return inspect.signature(function).parameters
+
+
+def _required(parameters: Mapping[str, inspect.Parameter]) -> list[str]:
+    several = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
+    return [
+        name
+        for name, one in parameters.items()
+        if one.default is _REQUIRED and one.kind not in several
+    ]
+
+
+def _arguments(parameters: Mapping[str, inspect.Parameter]) -> list[str]:
+    """What a function is called with by position: key, logits and f, or some of them.
+
+    An operator is known by a parameter ``f``, or by a third one that is required and no
+    hyperparameter; one with ``f`` and one more takes no key, such as ``exact``.
+    """
+    if any(one.kind is one.VAR_POSITIONAL for one in parameters.values()):
+        return ["key", "logits", "f"]
+    required = [
+        name
+        for name in _required(parameters)
+        if parameters[name].kind in _BY_POSITION and name not in Hyperparams._fields
+    ]
+    if "f" not in parameters and len(required) < 3:
+        return ["key", "logits"]
+    return ["logits", "f"] if len(required) < 3 else ["key", "logits", "f"]
 
 
 def _unwrapped(function: Callable[..., Any]) -> Callable[..., Any]:
@@ -85,18 +113,23 @@ def _unwrapped(function: Callable[..., Any]) -> Callable[..., Any]:
     return function
 
 
+def _name(function: Callable[..., Any]) -> str:
+    unwrapped = _unwrapped(function)
+    return getattr(unwrapped, "__name__", type(unwrapped).__name__)
+
+
 def _estimate(
     function: Callable[..., Any], key: Key[Array, ""], logits: LogitsND, f: Cost, **keywords: Any
 ) -> Surrogate:
     """Call a sampler or an operator, whichever the function is, as an operator."""
-    parameters = _parameters(function)
-    if "f" not in parameters:
-        name = _unwrapped(function).__name__
+    arguments = _arguments(_parameters(function))
+    if "f" not in arguments:
+        name = _name(function)
         distributions.check_key(key, name)
         estimators.check_example(logits, name)
         cost = estimators.scalar_cost(f, name, differentiates=True)
         return cost(function(key, logits, **keywords))
-    if "key" in parameters:
+    if "key" in arguments:
         return function(key, logits, f, **keywords)
     return function(logits, f, **keywords)
 
@@ -165,25 +198,29 @@ class Entry(NamedTuple):
             )
         given = {name: getattr(hyperparams, name) for name in self.reads}
         keywords = {name: value for name, value in given.items() if value is not None} | keywords
-        for name, parameter in _parameters(self.function).items():
-            if parameter.default is _REQUIRED and name not in ("key", "logits", "f", *keywords):
-                raise ValueError(f"{self.name} needs {name}; see gsm.estimators.{self.name}")
+        parameters = _parameters(self.function)
+        for name in _required(parameters)[len(_arguments(parameters)) :]:
+            if name not in keywords:
+                ours = _unwrapped(self.function).__module__ == estimators.__name__
+                see = f"; see gsm.estimators.{self.name}" if ours else ""
+                raise ValueError(f"{self.name} needs {name}{see}")
         return _estimate(self.function, key, logits, f, **keywords)
 
     @property
     def name(self) -> str:
         """Name of the function."""
-        return _unwrapped(self.function).__name__
+        return _name(self.function)
 
     @property
     def is_sampler(self) -> bool:
         """Whether the function is a sampler with a gradient of its own."""
-        return "f" not in _parameters(self.function)
+        return "f" not in _arguments(_parameters(self.function))
 
     @property
     def reads(self) -> tuple[str, ...]:
         """Names of the hyperparameters that it reads."""
-        return tuple(name for name in Hyperparams._fields if name in _parameters(self.function))
+        parameters = _parameters(self.function)
+        return tuple(name for name in Hyperparams._fields if name in parameters)
 
     def takes(self, name: str) -> bool:
         """Whether the function has a parameter of that name."""
@@ -272,14 +309,13 @@ def operator_of(function: Callable[..., Any]) -> Callable[..., Surrogate]:
       2.0
     """
     try:
-        parameters = inspect.signature(function).parameters.values()
+        parameters = _parameters(function)
     except ValueError:  # builtins may have none
         return function
-    if any(one.kind is one.VAR_POSITIONAL for one in parameters):
-        return function
-    by_position = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
-    required = [one for one in parameters if one.default is _REQUIRED and one.kind in by_position]
-    return functools.partial(_estimate, function) if len(required) == 2 else function
+    arguments = _arguments(parameters)
+    return (
+        function if arguments == ["key", "logits", "f"] else functools.partial(_estimate, function)
+    )
 
 
 class Registry(collections.UserDict[str, Entry]):

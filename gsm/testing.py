@@ -330,6 +330,7 @@ def _standardise(samples: ArrayLike, expected: ArrayLike) -> _Standardised:
     flat = flat.reshape(len(flat), -1)
     target = np.asarray(expected, np.float64).reshape(-1)
     errors = flat.std(axis=0, ddof=1) / math.sqrt(len(flat))
+    errors[np.ptp(flat, axis=0) == 0] = 0  # the mean of equal numbers is rounded
     return _Standardised(
         flat.mean(axis=0), errors, np.broadcast_to(target, errors.shape), len(flat)
     )

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from experiments import figures
 from experiments.reporting.layouts import Lines, with_error
-from experiments.reporting.table import Along, Measure, Row, Table
+from experiments.reporting.table import Along, Cell, Measure, Row, Table
 from experiments.storage.records import Run
 
 # Evaluations of the cost for one estimate, as the registry has them; of all others it is one.
@@ -36,6 +36,19 @@ def evaluations(run: Run) -> int:
     if run.estimator in _SAMPLES:
         of_one = run.field("num_samples") or _SAMPLES[run.estimator]
     return of_one * run.field("num_estimates")
+
+
+def _title(cells: Sequence[Cell]) -> list[str]:
+    def values_of(field):  # most often one
+        return " or ".join(f"{value:,}" for value in sorted({cell.field(field) for cell in cells}))
+
+    return [
+        f"Nats, lower is better. Test: the bound of {values_of('evaluation.test_samples')} samples "
+        "after the last step, of all",
+        f"test images. Training: the bound of one sample, mean over the last "
+        f"{values_of('log_every')} steps;",
+        "that of `gumbel_softmax` is of relaxed samples, to be compared with no other.",
+    ]
 
 
 _TRAIN = Measure("train/loss")
@@ -78,11 +91,7 @@ TABLE = Table(
         "config_hash": lambda cell: cell.config_hash,
     },
     layout=Lines(
-        title=[
-            "Nats, lower is better. Test: the bound of 100 samples after the last step, of 10,000",
-            "images. Training: the bound of one sample, mean over the last 1,000 steps; that of",
-            "`gumbel_softmax` is of relaxed samples, to be compared with no other.",
-        ],
+        title=_title,
         columns={
             "evaluations": lambda cell: cell.column,
             "estimator": lambda cell: f"`{cell.row}`",

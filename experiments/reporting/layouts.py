@@ -143,7 +143,7 @@ def _about_seeds(cells: Sequence[Cell], measure: Measure) -> list[str]:
 class Lines:
     """Any number of measures, and a line for each cell."""
 
-    title: Sequence[str]
+    title: Callable[[Sequence[Cell]], Sequence[str]]
     """The lines above."""
     columns: Mapping[str, Callable[[Cell], str]]
     """Headings, and the text of a cell below each."""
@@ -152,7 +152,7 @@ class Lines:
 
     def __call__(self, table: Table, cells: Sequence[Cell]) -> list[Block]:
         rows = [[of(cell) for of in self.columns.values()] for cell in cells]
-        return [Block(self.title, list(self.columns), rows, self.notes(cells))]
+        return [Block(self.title(cells), list(self.columns), rows, self.notes(cells))]
 
 
 def markdown(blocks: Iterable[Block]) -> str:

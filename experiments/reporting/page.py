@@ -46,14 +46,14 @@ def page(given: Sequence[Path], tables: Sequence[Table], curves: paper.Curves, t
       ReportError: a folder holds nothing that is known.
       RecordError: a file is malformed.
     """
-    found: dict[Path, Section] = {}
+    found: dict[tuple[Path, str, str], Section] = {}
     runs: dict[Path, Run] = {}
     for top in given:
         before = len(found)
         for folder in _inside(top):
             name = os.path.relpath(folder, top.parent)
             for section, run in _sections(folder, name, tables, curves):
-                found[folder / section.kind] = section
+                found[folder, section.kind, section.title] = section
                 if run is not None:
                     runs[folder] = run
         if len(found) == before:
@@ -81,10 +81,11 @@ _KINDS = {
 
 
 def _inside(top: Path) -> Iterator[Path]:
-    """A folder and those in it; of a sweep's own folders none."""
+    """A folder and those in it; of the runs of a sweep none."""
     yield top
-    if not (top / "sweep.csv").is_file():
-        for folder in sorted(path for path in top.iterdir() if path.is_dir()):
+    of_sweep = (top / "sweep.csv").is_file()
+    for folder in sorted(path for path in top.iterdir() if path.is_dir()):
+        if not (of_sweep and folder.name == "points"):
             yield from _inside(folder)
 
 
@@ -189,7 +190,8 @@ def _sweep(folder: Path) -> str:
         fields = [name for name in about.get("swept", ()) if name in best]
         chosen = ", ".join(f"{name} = {best[name]}" for name in fields) or "the one configuration"
         ties = len(about.get("tied", ()))
-        tied = f"ties with {ties} others" if ties else "no other ties with it"
+        others = "another" if ties == 1 else f"{ties} others"
+        tied = f"ties with {others}" if ties else "no other ties with it"
         text = f"<p>Best on validation: {escape(chosen)}; {tied}.</p>"
     return "\n".join(
         [

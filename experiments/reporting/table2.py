@@ -149,7 +149,7 @@ TABLE = Table(
         "labels_batch_size": _labelled,
     },
     layout=Lines(
-        title=[
+        title=lambda cells: [
             "Test set: marginal nll (the negative of the paper's bound) in nats, lower is better,",
             "and accuracy, higher is better; in brackets the paper's. Weights: of the labelled",
             "images' bound (`labels.weight`), of their classification loss (`alpha`), and where",

@@ -39,7 +39,11 @@ def write_atomically(path: Path, text: str) -> None:
             file.write(text)
             file.flush()
             os.fsync(file.fileno())  # or a loss of power could leave the new name and no content
-        os.replace(temporary, path)
+        try:
+            os.replace(temporary, path)
+        except OSError:  # there is a folder of that name
+            temporary.unlink()
+            raise
 
 
 def sync(folder: Path) -> None:

@@ -80,10 +80,12 @@ def run(
     ranked = _ranked(configurations)
     if ranked and compares:
         best = ranked[0]
-        tied = [one for one in ranked[1:] if not best.clearly_better(one)]
+        own = run_of[best.point.hash]
+        rest = [one for one in ranked[1:] if run_of[one.point.hash] != own]
+        tied = [one for one in rest if not best.clearly_better(one)]
         winner = _summary(best) | _tested(best)
         about |= {"best": winner, "tied": [_summary(one) for one in tied]}
-        _print_best(best, tied, len(ranked), runs, run_of, workdir)
+        _print_best(best, tied, len(rest), runs, run_of, workdir)
         for one in best.outcomes:  # of the others no number of the test set is in the table
             rows[outcomes.index(one)] |= _of_split(one, "test/")
         shown = [winner if one is best else _summary(one) for one in configurations]
@@ -314,7 +316,16 @@ def _print_best(
     run_of: Mapping[str, str],
     workdir: Path,
 ) -> None:
-    """The configuration that is best on validation, its numbers, and what ties with it."""
+    """The configuration that is best on validation, its numbers, and what ties with it.
+
+    Args:
+      best: the configuration.
+      tied: others that cannot be told from it, of other runs.
+      compared: number of all others, of other runs.
+      runs: the points of each run, by the hash of the first of them.
+      run_of: that hash, by the hash of a point.
+      workdir: folder of the sweep.
+    """
     chosen = [one for one in best.outcomes if cost(one) is not None]
     seeds = f" ({len(chosen)} seeds)" if len(chosen) > 1 else ""
     print(f"best on validation: {best.label}{seeds}")
@@ -326,10 +337,9 @@ def _print_best(
     select = f"valid/{best.point.config.select}"
     tested = [name for name in _tested(best) if not name.endswith("_stderr")]
     print(f"  {', '.join(f'{name} {_text(best.mean(name))}' for name in (select, *tested))}")
-    apart = [one for one in tied if run_of[one.point.hash] != run_of[best.point.hash]]
-    if apart:
-        print(f"  {_about_ties(best, apart, compared - len(tied) + len(apart) - 1)}")
-    elif compared > 1 + len(tied):
+    if tied:
+        print(f"  {_about_ties(best, tied, compared)}")
+    elif compared:
         print("  clearly better than all others (docs/sweeps.md)")
     for one in chosen:
         print(f"  {jobs.folder(workdir, runs[run_of[one.point.hash]][0])}")

@@ -68,6 +68,12 @@ def load_sweep(named: str, num_steps: int = 0, grid: Sequence[str] = ()) -> Swee
             listed = list(configuration.call(module, "get_sweep", argument) or ())
     if not listed:
         raise ConfigError(f"get_sweep of {path} returns no points")
+    for number, one in enumerate(listed, 1):
+        if not isinstance(one, Mapping) or not isinstance(one.get("config"), str):
+            raise ConfigError(
+                f'point {number} of {path} must be a dictionary with a config file as "config"; '
+                f"got {one!r}"
+            )
     if grid:
         axes = command_line.grid(grid, configuration.load(listed[0]["config"]))
         added = [dict(zip(axes, values, strict=True)) for values in product(*axes.values())]
@@ -93,8 +99,6 @@ def load_sweep(named: str, num_steps: int = 0, grid: Sequence[str] = ()) -> Swee
 
 def resolve(overrides: Mapping[str, Any]) -> Point:
     """The point of a config file and what is changed in it; raises ConfigError."""
-    if not isinstance(overrides["config"], str):
-        raise ConfigError(f'"config" must be a config file; got {overrides["config"]!r}')
     config = configuration.load(overrides["config"])
     num_steps = max(1, overrides.get("num_steps", config.num_steps))  # the check refuses others
     overrides = {

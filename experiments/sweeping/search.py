@@ -4,13 +4,14 @@ The proposals follow from the seed and from the earlier results alone, so the sa
 the same points again, finds the finished ones in their folders, and goes on.
 """
 
+import math
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 from ml_collections import ConfigDict
 
 from experiments.running import command_line
-from experiments.running.terminal import waiting
+from experiments.running.terminal import say, waiting
 from experiments.sweeping import points
 from experiments.sweeping.points import Point
 from experiments.tasks.checks import ConfigError, fields, no_field
@@ -33,6 +34,8 @@ def space(texts: Sequence[str], config: ConfigDict) -> Space:
     found: Space = {}
     for text in texts:
         name, _, values = text.partition("=")
+        if name in found:
+            raise ConfigError(f"--search takes each field once; got {name} again: {text!r}")
         if ":" not in values:
             (choices,) = command_line.grid([text], config).values()
             found[name] = _choice(name, choices)
@@ -42,10 +45,11 @@ def space(texts: Sequence[str], config: ConfigDict) -> Space:
         low, high, *scale = values.split(":")
         of_type = [command_line.literal(name, known[name], one) for one in (low, high)]
         numeric = type(known[name]) in (int, float)
-        if not numeric or scale not in ([], ["log"]) or not of_type[0] < of_type[1]:
+        ordered = -math.inf < of_type[0] < of_type[1] < math.inf if numeric else False
+        if not ordered or scale not in ([], ["log"]):
             raise ConfigError(
-                f"--search takes a number as FIELD=LOW:HIGH or FIELD=LOW:HIGH:log, LOW below HIGH; "
-                f"got {text!r}"
+                f"--search takes a number as FIELD=LOW:HIGH or FIELD=LOW:HIGH:log, LOW below HIGH, "
+                f"both finite; got {text!r}"
             )
         if scale and of_type[0] <= 0:
             raise ConfigError(f"--search on a logarithmic scale needs LOW above 0; got {text!r}")
@@ -85,7 +89,7 @@ def propose(
       costs: trains a batch; what is minimised for each, None where it failed.
 
     Raises:
-      ConfigError: Optuna is not installed, or a proposal is invalid.
+      ConfigError: Optuna is not installed, or all proposals of a search are invalid.
     """
     try:
         with waiting("loading Optuna"):
@@ -96,13 +100,20 @@ def propose(
     sampler = optuna.samplers.TPESampler(seed=0, constant_liar=at_once > 1)
     study = optuna.create_study(sampler=sampler)
     seen = set()
+    invalid = ConfigError("no proposals")
     for first in range(0, trials, at_once):
         asked = [study.ask() for _ in range(min(at_once, trials - first))]
-        batch = [
-            points.resolve(base | {name: take(trial) for name, take in space.items()})
-            for trial in asked
-        ]
-        for trial, cost in zip(asked, costs(batch), strict=True):
+        valid, batch = [], []
+        for trial in asked:
+            try:
+                values = {name: take(trial) for name, take in space.items()}
+                batch.append(points.resolve(base | values))
+                valid.append(trial)
+            except ConfigError as error:  # such as a floor above the initial temperature
+                say(f"not trained: {error}")
+                invalid = error
+                study.tell(trial, state=optuna.trial.TrialState.FAIL)
+        for trial, cost in zip(valid, costs(batch), strict=True):
             if cost is None:
                 study.tell(trial, state=optuna.trial.TrialState.FAIL)
             else:
@@ -111,3 +122,5 @@ def propose(
             if point.hash not in seen:
                 seen.add(point.hash)
                 yield point
+    if not seen:
+        raise invalid

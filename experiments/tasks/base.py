@@ -173,9 +173,11 @@ def scheduled(config: ConfigDict, group: str) -> Callable[[Any, Settings], Any]:
             static["update_every"] = config.temperature.update_every
         elif isinstance(config[group].get(parameter.name), float):
             traced.append(parameter.name)
+        elif parameter.name in config[group]:
+            static[parameter.name] = config[group][parameter.name]
         elif parameter.default is parameter.empty:
             field = f"config.{group}.{parameter.name}"
-            raise ConfigError(f"config.{group}.schedule={name} needs the float field {field}")
+            raise ConfigError(f"config.{group}.schedule={name} needs the field {field}")
 
     def value(step, settings):
         return make(**{p: settings[f"{group}.{p}"] for p in traced}, **static)(step)

@@ -1,5 +1,6 @@
 """Calls as a new user makes them: what is accepted means what it says, the rest gets one line."""
 
+import dataclasses
 import functools
 import re
 
@@ -10,7 +11,7 @@ import pytest
 from jax import random
 
 import gsm
-from gsm import distributions, estimators, testing
+from gsm import distributions, estimators, registry, testing
 from gsm.registry import BERNOULLI_ONLY, ESTIMATORS, Hyperparams
 
 KEY = random.key(0)
@@ -402,3 +403,65 @@ def test_estimators_of_bernoulli_units_say_so():
     for name in BERNOULLI_ONLY:
         with pytest.raises(ValueError, match=f"{name} needs two classes"):
             call(name, KEY, jnp.zeros((2, 3)), jnp.sum)
+
+
+# --- functions of one's own ------------------------------------------------------------------
+
+
+def rloo_of_other_names(rng, scores, cost):
+    return gsm.rloo(rng, scores, cost)
+
+
+def rloo_with_options(key, logits, f, **options):
+    return gsm.rloo(key, logits, f, **options)
+
+
+def softmax_at(key, logits, temperature):
+    """A sampler that requires a hyperparameter."""
+    return gsm.gumbel_softmax(key, logits, temperature)
+
+
+@dataclasses.dataclass
+class Rloo:
+    num_samples: int
+
+    def __call__(self, key, logits, f):
+        return gsm.rloo(key, logits, f, self.num_samples)
+
+
+def as_entry(function):
+    return gsm.Entry(function, source="", unbiased="any", choose="")
+
+
+@pytest.mark.parametrize(
+    "function",
+    [rloo_of_other_names, rloo_with_options, lambda *arguments: gsm.rloo(*arguments), Rloo(4)],
+)
+def test_an_operator_of_one_s_own_is_known_by_its_arguments_whatever_their_names(function):
+    entry, expected = as_entry(function), gsm.rloo(KEY, LOGITS, cost)
+    assert not entry.is_sampler
+    assert entry(KEY, LOGITS, cost) == expected
+    assert registry.operator_of(function)(KEY, LOGITS, cost) == expected
+    several = jnp.stack([LOGITS, LOGITS])
+    np.testing.assert_array_equal(
+        gsm.batched(function)(KEY, several, cost), gsm.batched(gsm.rloo)(KEY, several, cost)
+    )
+
+
+def test_a_sampler_of_one_s_own_may_require_a_hyperparameter():
+    entry = as_entry(softmax_at)
+    assert entry.is_sampler
+    with pytest.raises(ValueError, match=r"^softmax_at needs temperature$"):
+        entry(KEY, LOGITS, cost)
+    at_half = Hyperparams(temperature=0.5)
+    expected = ESTIMATORS["gumbel_softmax"](KEY, LOGITS, cost, at_half)
+    assert entry(KEY, LOGITS, cost, at_half) == expected
+
+
+def test_no_traced_value_outlives_a_minibatch():
+    def loss(weight):
+        relax = functools.partial(gsm.relax, control=lambda y: jnp.sum(jnp.sin(y * weight)))
+        return jnp.mean(gsm.batched(relax)(KEY, jnp.stack([LOGITS, LOGITS]), cost))
+
+    with jax.checking_leaks():
+        jax.jit(jax.grad(loss))(1.0)

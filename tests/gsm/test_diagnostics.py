@@ -483,3 +483,15 @@ def test_calls_are_timed_in_turn_and_the_first_round_is_not_counted():
     seconds = diagnostics.interleaved(calls, rounds=2)
     assert order == ["a", "b"] * 3
     assert set(seconds) == {"a", "b"}
+
+
+def test_the_cosine_does_not_depend_on_the_scale_of_the_cost(key):
+    def cosine(scale):
+        def cost(z):
+            return scale * jnp.sum((z[:, 0] - 0.45) ** 2)
+
+        logits = jnp.array([[0.1, 0.5, 0.0]])
+        (row,) = gsm.compare(random.clone(key), logits, cost, ["rloo"], num_keys=400, timed_keys=2)
+        return row.cosine.value
+
+    np.testing.assert_allclose([cosine(1e-10), cosine(1e10)], cosine(1.0), rtol=0.02)

@@ -412,3 +412,37 @@ def test_bernoulli_log_prob_equals_scipy(key):
     x = random.bernoulli(key_x, 0.5, (30,)).astype(jnp.float32)
     expected = scipy.stats.bernoulli.logpmf(x, scipy.special.expit(np.float64(logits))).sum()
     np.testing.assert_allclose(distributions.bernoulli_log_prob(x, logits), expected, rtol=1e-5)
+
+
+@pytest.mark.parametrize("logit", [-50.0, -200.0, -1e30])
+def test_a_divergence_from_a_class_that_p_never_draws_is_infinite_however_rare_it_is(logit):
+    for others in ([0.0], [0.0, 0.5]):
+        q, p = jnp.array([[*others, logit]]), jnp.array([[*others, -jnp.inf]])
+        assert distributions.kl_divergence(q, p) == jnp.inf
+        assert distributions.kl_divergence(p, q) < 1e-6
+        assert jnp.isnan(distributions.kl_divergence(q.at[0, -1].set(jnp.nan), p))
+
+
+@pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
+def test_densities_of_low_precision_are_computed_in_float32(dtype, key):
+    logits = random.normal(key, (30, 10)).astype(dtype)
+    z = distributions.softmax(random.normal(random.fold_in(key, 1), (30, 10))).astype(dtype)
+    for density in (
+        functools.partial(distributions.gumbel_softmax_log_density, temperature=1.0),
+        functools.partial(distributions.log_gumbel_softmax_log_density, temperature=1.0),
+        lambda z, logits: distributions.bernoulli_log_prob(z.ravel(), logits.ravel()),
+    ):
+        exact = density(z.astype(jnp.float32), logits.astype(jnp.float32))
+        assert density(z, logits).dtype == jnp.float32
+        np.testing.assert_allclose(density(z, logits), exact, rtol=1e-5)
+    log_odds = jnp.full(784, 100, dtype)
+    assert distributions.bernoulli_log_prob(jnp.zeros(784, dtype), log_odds) == -78400
+    slope = jax.grad(distributions.bernoulli_log_prob, 1)(jnp.zeros(784, dtype), log_odds)
+    assert slope.dtype == dtype
+
+
+def test_conditional_gumbels_are_nan_where_no_class_is_possible(key):
+    logits = jnp.array([[-jnp.inf, -jnp.inf, -jnp.inf], [0.0, -jnp.inf, 1.0]])
+    scores = distributions.conditional_gumbels(key, logits, jnp.array([[1.0, 0, 0], [1.0, 0, 0]]))
+    assert jnp.isnan(scores[0]).all()
+    assert scores[1, 0] > scores[1, 2] > scores[1, 1] == -jnp.inf

@@ -305,3 +305,9 @@ def test_the_exact_gradient_is_that_of_the_expectation():
         moved[0, 1] -= 2 * step
         slope = (above - testing.expectation(moved, problem.cost)) / (2 * step)
         np.testing.assert_allclose(gradient[0, 1], slope, rtol=1e-6, atol=1e-8)
+
+
+def test_components_that_do_not_vary_agree_within_the_stated_rounding():
+    testing.assert_mean(np.full((3, 1), 0.1), [0.1 + 1e-7])
+    with pytest.raises(LawError, match="a mean that is fixed"):
+        testing.assert_mean(np.full((3, 1), 0.1), [0.1 + 1e-4])

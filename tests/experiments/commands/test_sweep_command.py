@@ -177,6 +177,10 @@ REFUSED = [
         ["--config=configs/cat_vae.py:mnist", "--grid=data.dir=/none", "--grid=seed=0,1"],
         "data_dir must be an existing folder; found '/none'",
     ),
+    (
+        ["--config=configs/cat_vae.py:digits", "--grid=seed=1", "--search=seed=1:3"],
+        "seed is in both --search and --grid; give it once",
+    ),
 ]
 
 
@@ -233,3 +237,18 @@ def test_a_search_trains_its_proposals_and_the_same_command_trains_none_again(tm
     assert len(starts) == 5
     assert command(*options).returncode == 0
     assert starts == {p: p.read_text() for p in tmp_path.glob("run/points/*/provenance.json")}
+
+
+@pytest.mark.slow
+def test_a_search_trains_proposals_that_are_the_same_run_once(tmp_path):
+    """No rate changes the temperature of a run that ends before its first update."""
+    pytest.importorskip("optuna", reason="the extra gsm-jax[search] is not installed")
+    done = command(
+        "--config=configs/polynomial.py", "--search=temperature.rate=1e-5:1e-2:log",
+        "--grid=model.num_units=2", "--grid=num_steps=40", "--grid=eval_every=20",
+        "--grid=log_every=20", "--grid=temperature.update_every=1000", "--trials=4",
+        "--grid=estimator=gumbel_softmax", "--workers=2", f"--workdir={tmp_path / 'run'}",
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert len(runs_of(tmp_path / "run")) == 4
+    assert len(list(tmp_path.glob("run/points/*"))) == 1

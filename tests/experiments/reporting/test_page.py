@@ -59,9 +59,25 @@ def test_numbers_curves_figures_configurations_and_provenance_are_on_the_page(so
     assert "<td>99.5 ± 0.25</td>" in some
     assert "<td>101.5</td>" in some
     assert "<td>98</td>" not in some  # a run of the sweep, not a configuration
-    assert "Best on validation: temperature.floor = 0.5; ties with 1 others." in some
+    assert "Best on validation: temperature.floor = 0.5; ties with another." in some
     assert "<code>gumbel_softmax</code></td><td>58.25 (58.5)</td>" in some
     assert "cosine of one estimate" in some
+
+
+def test_every_table_of_a_folder_and_the_report_within_a_sweep_is_on_the_page(tmp_path):
+    for number in (1, 2):
+        for file in (RESULTS / f"table{number}").glob(f"table{number}.*"):
+            shutil.copy(file, tmp_path)
+    assert page_of(tmp_path).count("<h3") == 2
+    sweep = tmp_path / "sweep"
+    report = sweep / "report"
+    report.mkdir(parents=True)
+    write_csv(sweep / "sweep.csv", [{"level": "configuration", "valid/nll": 99.5}], digits=6)
+    for file in (RESULTS / "reinmax").glob("reinmax.json"):
+        shutil.copy(file, report)
+    write_run(sweep, "points/a", "rloo", 1e-3, 0, 109.0, 107.5)
+    shown = page_of(sweep)
+    assert [kind for kind in page._KINDS if f'<h2 id="{kind}">' in shown] == ["tables", "sweeps"]
 
 
 def test_a_published_model_has_no_curve_and_its_numbers_are_on_the_page():

@@ -73,6 +73,7 @@ def test_runs_of_several_data_sets_are_not_compared_and_other_ones_not_with_the_
         (["--cells", "--offered=a"], "--cells concerns results/ alone and excludes --offered"),
         (["--runs=a", "--html=b", "--out=c"], "--html writes one page instead of tables and"
          " excludes --out"),
+        (["--run=a"], "Unknown command line flag 'run'. Did you mean: "),
         (["--runs=a", "--html=b", "--offered=c"], "--html writes one page instead of tables and"
          " excludes --offered"),
     ],

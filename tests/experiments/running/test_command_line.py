@@ -237,7 +237,7 @@ def test_a_module_that_is_not_a_task_and_a_schedule_without_its_fields_are_repor
     message = refused(*field("task", "json"))
     assert message == "error: config.task: the module json has no function default_config"
     assert refused(*field("temperature.schedule", "linear_decay")) == (
-        "error: config.temperature.schedule=linear_decay needs the float field "
+        "error: config.temperature.schedule=linear_decay needs the field "
         "config.temperature.final_share"
     )
     assert not accepted
@@ -298,6 +298,19 @@ def test_choices_that_exclude_each_other_are_reported(options, expected, accepte
 )
 def test_a_command_line_that_cannot_be_read_is_reported(options, expected, accepted):
     assert expected in refused(*options)
+    assert not accepted
+
+
+@pytest.mark.parametrize(
+    ("options", "expected"),
+    [
+        (["--num_processes=2"], "error: --num_processes needs --coordinator=HOST:PORT"),
+        (["--process_id=1"], "error: --process_id must be below --num_processes, 1; got 1"),
+        (["--num_processes=2", "--process_id=2"], "must be below --num_processes, 2; got 2"),
+    ],
+)
+def test_a_process_of_several_without_the_others_is_refused(options, expected, accepted):
+    assert expected in refused(DIGITS, *options)
     assert not accepted
 
 

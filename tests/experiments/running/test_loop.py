@@ -194,6 +194,19 @@ def test_a_schedule_of_one_s_own_is_chosen_by_its_name(tmp_path, monkeypatch):
     np.testing.assert_allclose(temperatures(tmp_path / "2"), [0.5 + 1.8, 0.5 + 0.2], rtol=1e-5)
 
 
+def test_a_whole_number_of_a_schedule_of_one_s_own_is_read_too(tmp_path, monkeypatch):
+    def hold(initial, later, hold_steps=5):
+        return lambda step: jnp.where(step < hold_steps, initial, later)
+
+    monkeypatch.setitem(SCHEDULES, "hold", hold)
+    config = polynomial(temperature__initial=0.5, temperature__update_every=1)
+    config.temperature.schedule = "hold"
+    with config.unlocked():
+        config.temperature.later, config.temperature.hold_steps = 0.25, 15
+    loop.train(configuration.check(config), tmp_path)
+    assert temperatures(tmp_path) == [0.5, 0.25]
+
+
 # --- a task of one's own: which metric chooses ---
 
 OWN_TASK = '''

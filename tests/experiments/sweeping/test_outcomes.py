@@ -136,6 +136,8 @@ def test_one_run_serves_all_points_that_are_the_same(tmp_path, here, monkeypatch
         "temperature.floor=0.25: 20; and 3 more",
     ]
     assert lines[3] == f"  {jobs.folder(tmp_path, runs[1][3])}"
+    tied = json.loads((tmp_path / "sweep.json").read_text())["tied"]
+    assert len(tied) == 8  # not the points of the best run itself
 
 
 def test_a_sweep_that_has_nothing_to_compare_says_so_and_names_no_best(

@@ -70,10 +70,15 @@ def test_sweep_files_and_points_that_cannot_serve_are_reported_in_one_line(tmp_p
     reports(path, "point 2 of .*: config.estimator must be one of exact")
     reports(write_sweep(tmp_path, []), "returns no points")
     for wrong in (
-        {"config": None}, {"config": []}, {"optimizer.momentum": 10**400}, {"data": {".g": 1}},
+        {"config": None}, {"optimizer.momentum": 10**400}, {"data": {".g": 1}},
         {"seed": {".g": 1}},
     ):  # fmt: skip
         reports(write_sweep(tmp_path, [wrong]), "point 1 of ")
+    for wrong in ("['seed']", "[{'seed': 0}]", "[{'config': []}]"):
+        path.write_text(f"def get_sweep():\n    return {wrong}\n")
+        reports(path, 'point 1 of .* must be a dictionary with a config file as "config"; got ')
+        with pytest.raises(ConfigError, match='with a config file as "config"'):
+            points.load_sweep(str(path), grid=["seed=1"])
     path.write_text("PILOT = ('lr',)\n" + write_sweep(tmp_path, [{}]).read_text())
     reports(path, "PILOT of .*: no config of its points has the field 'lr'")
     for wrong in ("None", "3", "'seed'", "(3,)"):

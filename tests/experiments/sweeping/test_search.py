@@ -52,6 +52,31 @@ def test_a_search_outlives_points_that_fail():
     assert any(point.config.batch_size < 40 for point in found)
 
 
+def test_a_search_outlives_invalid_proposals_and_ends_if_there_are_no_others(capsys):
+    config = configuration.load(POLYNOMIAL)
+
+    def found(interval):
+        space = search.space([interval], config)
+
+        def costs(batch):
+            return [point.config.temperature.floor for point in batch]
+
+        return list(search.propose(space, {"config": POLYNOMIAL}, 12, 2, costs))
+
+    valid = found("temperature.floor=0.1:2.0")  # the initial temperature is 1
+    assert 0 < len(valid) < 12
+    assert all(point.config.temperature.floor <= 1 for point in valid)
+    reported = capsys.readouterr().err.count("not trained: config.temperature.floor must be at ")
+    assert reported == 12 - len(valid)
+    with pytest.raises(ConfigError, match="floor must be at most"):
+        found("temperature.floor=2.0:3.0")
+
+
+def test_a_field_is_searched_once():
+    with pytest.raises(ConfigError, match="each field once; got batch_size again"):
+        search.space(["batch_size=2:64", "batch_size=2,4"], configuration.load(POLYNOMIAL))
+
+
 @pytest.mark.parametrize(
     ("text", "message"),
     [
@@ -61,6 +86,9 @@ def test_a_search_outlives_points_that_fail():
         ("optimizer.learning_rate=0.1:1:linear", "FIELD=LOW:HIGH"),
         ("estimator=a:b", "FIELD=LOW:HIGH"),
         ("batch_size=a:3", "must be a whole number"),
+        ("optimizer.learning_rate=0.1:inf", "both finite"),
+        ("optimizer.learning_rate=-inf:1", "both finite"),
+        ("optimizer.learning_rate=nan:1", "both finite"),
     ],
 )
 def test_a_space_that_cannot_be_is_refused(text, message):
