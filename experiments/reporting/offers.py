@@ -26,6 +26,9 @@ class Offers(NamedTuple):
     """The column of that file with the column key."""
     pilot_row: str
     """The column of that file with the row key."""
+    rows: frozenset[str] = frozenset()
+    """Rows that count by their pilots even where no column of the table has a cell of them yet:
+    else which settings are usual would change while a table is being filled."""
 
     def differences(
         self, column: Mapping[str, Sequence[Run]], pilots: Sequence[Row]
@@ -38,7 +41,7 @@ class Offers(NamedTuple):
         Args:
           column: the tested runs of a column, by row key.
           pilots: rows of the pilots' CSV file for this column: what else was tried, also by rows
-            of the table that have no tested run in this column yet.
+            that have no tested run in this column yet.
 
         Returns:
           A function of row key and run; its text is empty where nothing differs.

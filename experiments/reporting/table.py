@@ -268,6 +268,7 @@ class Table:
     ) -> Callable[[str, Run], str]:
         if (offers := self.offers) is None:
             return lambda row, run: ""
+        rows = rows | offers.rows
         of_column = [
             pilot
             for pilot in pilots

@@ -166,7 +166,7 @@ def table(curves: paper.Curves) -> Table:
             "run": lambda point: point.run.config_hash,
         },
         curves_file="curves.csv",
-        offers=_OFFERS,
+        offers=_OFFERS._replace(rows=frozenset(in_paper)),
         decimals=5,
         draw=draw,
     )

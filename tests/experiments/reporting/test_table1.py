@@ -219,6 +219,20 @@ def test_what_others_were_offered_counts_before_their_cells_are_there(tmp_path):
     assert "* [1] `temperature.floor` 0.3\n" in printed
 
 
+@pytest.mark.parametrize(("others", "marked"), [(("darn", "muprop"), True), (("rebar",), False)])
+def test_what_the_paper_s_estimators_were_offered_counts_before_they_have_a_cell(
+    others, marked, tmp_path
+):
+    """Those of a later one count where the table has it."""
+    low = {"temperature.floor": 0.3}
+    _, printed = made(tmp_path, [
+        ("gumbel_softmax", 3e-3, 0, 107.0, 104.0, low),
+        ("st_gumbel_softmax", 3e-3, 0, 108.0, 105.0, low),
+        *((name, 3e-3, 0, 115.0, None, {"steps": 20_000}) for name in others),
+    ])  # fmt: skip
+    assert ("[1]" in printed) == marked
+
+
 def test_runs_elsewhere_that_chose_the_settings_are_pilots_tested_or_not(tmp_path):
     """They are offers to the cells, not cells, and a later report of the table keeps them."""
     cells, chose, out = (tmp_path / name for name in ("cells", "chose", "out"))
