@@ -733,6 +733,9 @@ def gumbel_top_k_log_prob(indices: Int[Array, "n count"], logits: LogitsND) -> F
       Scalar log-probability; ``-inf`` for an index that is no class, or a class that is drawn twice
       or is impossible.
 
+    Raises:
+      ValueError: the indices are not those of the variables of one example.
+
     Source: Plackett 1975; Luce 1959.
 
     Example:
@@ -741,6 +744,11 @@ def gumbel_top_k_log_prob(indices: Int[Array, "n count"], logits: LogitsND) -> F
       1.0
     """
     _check_examples("gumbel_top_k_log_prob", logits=logits)
+    if jnp.ndim(indices) != 2 or len(indices) != len(logits):
+        raise ValueError(
+            f"gumbel_top_k_log_prob: indices must be [n, count] with n = {len(logits)} as in the "
+            f"logits; got {_describe(indices)}"
+        )
     remaining, total = logits.astype(_compute_dtype(logits)), jnp.zeros(())
     nothing = jnp.max(remaining, axis=-1) == -jnp.inf  # NaN, by convention
     for drawn in indices.T:

@@ -297,8 +297,8 @@ def operator_of(function: Callable[..., Any]) -> Callable[..., Surrogate]:
     """Make an operator of a sampler, ``f(sampler(key, logits))``; an operator stays itself.
 
     Args:
-      function: an operator, or a sampler that can be called as ``sampler(key, logits)``: the two
-        are told apart by the number of arguments without a default.
+      function: an operator, or a sampler that can be called as ``sampler(key, logits)``: an
+        operator has a parameter ``f``, or a third argument that is required and no hyperparameter.
 
     Returns:
       An operator.
