@@ -14,7 +14,7 @@ import difflib
 import functools
 import inspect
 import textwrap
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, NamedTuple
 
 import jax
@@ -89,18 +89,21 @@ def _required(parameters: Mapping[str, inspect.Parameter]) -> list[str]:
     ]
 
 
-def _arguments(parameters: Mapping[str, inspect.Parameter]) -> list[str]:
+def _arguments(
+    parameters: Mapping[str, inspect.Parameter], keywords: Iterable[str] = ()
+) -> list[str]:
     """What a function is called with by position: key, logits and f, or some of them.
 
-    An operator is known by a parameter ``f``, or by a third one that is required and no
-    hyperparameter; one with ``f`` and one more takes no key, such as ``exact``.
+    An operator is known by a parameter ``f``, or by a third one that is required and neither a
+    hyperparameter nor given as a keyword; one with ``f`` and one more takes no key: ``exact``.
     """
+    others = {*Hyperparams._fields, *keywords}
     if any(one.kind is one.VAR_POSITIONAL for one in parameters.values()):
         return ["key", "logits", "f"]
     required = [
         name
         for name in _required(parameters)
-        if parameters[name].kind in _BY_POSITION and name not in Hyperparams._fields
+        if parameters[name].kind in _BY_POSITION and name not in others
     ]
     if "f" not in parameters and len(required) < 3:
         return ["key", "logits"]
@@ -122,7 +125,7 @@ def _estimate(
     function: Callable[..., Any], key: Key[Array, ""], logits: LogitsND, f: Cost, **keywords: Any
 ) -> Surrogate:
     """Call a sampler or an operator, whichever the function is, as an operator."""
-    arguments = _arguments(_parameters(function))
+    arguments = _arguments(_parameters(function), keywords)
     if "f" not in arguments:
         name = _name(function)
         distributions.check_key(key, name)
@@ -199,7 +202,7 @@ class Entry(NamedTuple):
         given = {name: getattr(hyperparams, name) for name in self.reads}
         keywords = {name: value for name, value in given.items() if value is not None} | keywords
         parameters = _parameters(self.function)
-        for name in _required(parameters)[len(_arguments(parameters)) :]:
+        for name in _required(parameters)[len(_arguments(parameters, keywords)) :]:
             if name not in keywords:
                 ours = _unwrapped(self.function).__module__ == estimators.__name__
                 see = f"; see gsm.estimators.{self.name}" if ours else ""

@@ -457,6 +457,15 @@ def test_a_sampler_of_one_s_own_may_require_a_hyperparameter():
     expected = ESTIMATORS["gumbel_softmax"](KEY, LOGITS, cost, at_half)
     assert entry(KEY, LOGITS, cost, at_half) == expected
 
+    def of_steps(key, logits, steps):
+        return gsm.gumbel_softmax(key, logits, 1 / steps)
+
+    several = jnp.stack([LOGITS, LOGITS])
+    np.testing.assert_array_equal(
+        gsm.batched(of_steps)(KEY, several, cost, steps=2),
+        gsm.batched(gsm.gumbel_softmax)(KEY, several, cost, temperature=0.5),
+    )
+
 
 def test_no_traced_value_outlives_a_minibatch():
     def loss(weight):
