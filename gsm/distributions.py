@@ -904,7 +904,7 @@ def log_ratios(logits_p: LogitsND, logits_q: LogitsND) -> Float[Array, "n k"]:
 
 
 def _plogp(logit: Array, prob: Array, log_ratio: Array) -> Array:
-    """``prob * log_ratio``, and 0 for classes of probability 0."""
+    """``prob * log_ratio``, and 0 for impossible classes."""
     # Not `logit > -inf`, which is false for NaN too and would hide it; nor where no class is
     # possible, whose probabilities are NaN.
     impossible = (logit == -jnp.inf) & (prob == 0)

@@ -45,7 +45,7 @@ def _title(cells: Sequence[Cell]) -> list[str]:
     return [
         f"Nats, lower is better. Test: the bound of {values_of('evaluation.test_samples')} samples "
         "after the last step, of all",
-        f"test images. Training: the bound of one sample, mean over the last "
+        "test images. Training: the bound of one sample, mean over the last "
         f"{values_of('log_every')} steps;",
         "that of `gumbel_softmax` is of relaxed samples, to be compared with no other.",
     ]

@@ -13,7 +13,7 @@ from .finished_runs import CONFIG, read, report, write_run
 
 PROTOCOL = {
     "data.binarization": "dynamic", "model.num_classes": 2, "model.num_latents": 200,
-    "batch_size": 50, "num_estimates": 1, "evaluation.test_samples": 100, "log_every": 1_000,
+    "batch_size": 50, "num_estimates": 1, "evaluation.test_samples": 20, "log_every": 2_500,
 }  # fmt: skip
 
 
@@ -39,8 +39,8 @@ def test_estimators_are_listed_by_their_evaluations_and_not_in_table_1(tmp_path)
     ]  # fmt: skip
     assert (rows[1]["test_nats"], rows[1]["stderr"], rows[1]["train_nats"]) == (108.0, 1.0, 114.0)
     assert "| 2 | `reinmax` | 2 | 200,000 | 2 | 108.00 ± 1.00 | 114.00 ± 1.00 | 10 |" in shown
-    assert "the bound of 100 samples" in shown
-    assert "over the last 1,000 steps" in shown
+    assert "the bound of 20 samples" in shown
+    assert "over the last 2,500 steps" in shown
     assert not (out / "table1.csv").exists()
     assert (out / "bernoulli.png").is_file()
     assert {row["run"] for row in read(out / "bernoulli_curves.csv")} == {"a", "b", "c", "d"}

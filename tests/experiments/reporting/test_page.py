@@ -73,8 +73,7 @@ def test_every_table_of_a_folder_and_the_report_within_a_sweep_is_on_the_page(tm
     report = sweep / "report"
     report.mkdir(parents=True)
     write_csv(sweep / "sweep.csv", [{"level": "configuration", "valid/nll": 99.5}], digits=6)
-    for file in (RESULTS / "reinmax").glob("reinmax.json"):
-        shutil.copy(file, report)
+    shutil.copy(RESULTS / "reinmax" / "reinmax.json", report)
     write_run(sweep, "points/a", "rloo", 1e-3, 0, 109.0, 107.5)
     shown = page_of(sweep)
     assert [kind for kind in page._KINDS if f'<h2 id="{kind}">' in shown] == ["tables", "sweeps"]

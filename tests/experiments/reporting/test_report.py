@@ -73,7 +73,6 @@ def test_runs_of_several_data_sets_are_not_compared_and_other_ones_not_with_the_
         (["--cells", "--offered=a"], "--cells concerns results/ alone and excludes --offered"),
         (["--runs=a", "--html=b", "--out=c"], "--html writes one page instead of tables and"
          " excludes --out"),
-        (["--run=a"], "Unknown command line flag 'run'. Did you mean: "),
         (["--runs=a", "--html=b", "--offered=c"], "--html writes one page instead of tables and"
          " excludes --offered"),
     ],
@@ -82,6 +81,13 @@ def test_options_that_exclude_each_other_are_refused(options, message):
     ended = command(*options)
     assert ended.returncode == 1
     assert ended.stderr.startswith(f"error: {message}")
+
+
+def test_an_unknown_option_is_one_line():
+    ended = command("--run=a")
+    assert ended.returncode == 1
+    assert ended.stderr.startswith("error: Unknown command line flag 'run'. Did you mean: ")
+    assert ended.stderr.count("\n") == 1
 
 
 def test_neither_reading_runs_nor_writing_a_table_imports_jax_or_flax(tmp_path):

@@ -10,6 +10,13 @@ from experiments.storage.errors import RecordError
 from experiments.storage.files import read_csv, read_json, write_atomically, write_csv, write_json
 
 
+def test_an_atomic_write_to_a_folder_leaves_nothing_behind(tmp_path):
+    (tmp_path / "page.html").mkdir()
+    with pytest.raises(OSError, match=r"page\.html"):
+        write_atomically(tmp_path / "page.html", "text")
+    assert [path.name for path in tmp_path.iterdir()] == ["page.html"]
+
+
 def test_an_atomic_write_leaves_the_old_file_where_it_fails(tmp_path, monkeypatch):
     path = tmp_path / "result.json"
     write_atomically(path, "old")
